@@ -1,0 +1,17 @@
+"""SAM 2 and SAM2Refiner in JAX."""
+
+from .checkpoints import CheckpointError, build_model, load_model, save_model
+from .config import PRESETS, HieraConfig, SAM2Config
+from .sam2 import SAM2, ImageFeatures
+
+__all__ = [
+    "PRESETS",
+    "SAM2",
+    "CheckpointError",
+    "HieraConfig",
+    "ImageFeatures",
+    "SAM2Config",
+    "build_model",
+    "load_model",
+    "save_model",
+]

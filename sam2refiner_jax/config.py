@@ -1,0 +1,159 @@
+"""Configurations of SAM 2 models and the registry of presets.
+
+Only what differs between the released models, or what a researcher would vary, is a field; the official constructor's
+other flags have one value in all eight released configurations and are part of the code.
+"""
+
+import dataclasses
+from typing import Any
+
+__all__ = ["HieraConfig", "SAM2Config", "PRESETS", "get_config", "register_preset"]
+
+
+@dataclasses.dataclass(frozen=True)
+class HieraConfig:
+    """The Hiera trunk (https://arxiv.org/abs/2306.00989) as SAM 2 uses it.
+
+    Attributes:
+      embed_dim: channels of the first stage; doubled at every later one.
+      num_heads: attention heads of the first stage; doubled at every later one.
+      stages: number of blocks of each of the four stages (strides 4, 8, 16, 32).
+      global_att_blocks: indices of the blocks that attend over the whole image instead of within windows.
+      window_spec: window side of each stage, in tokens.
+      window_pos_embed_bkg_spatial_size: side of the learned positional embedding that is stretched over the image.
+    """
+
+    embed_dim: int = 96
+    num_heads: int = 1
+    stages: tuple[int, int, int, int] = (1, 2, 7, 2)
+    global_att_blocks: tuple[int, ...] = (5, 7, 9)
+    window_spec: tuple[int, int, int, int] = (8, 4, 14, 7)
+    window_pos_embed_bkg_spatial_size: tuple[int, int] = (7, 7)
+
+    @property
+    def stage_dims(self) -> tuple[int, int, int, int]:
+        """Channels of the four stage outputs, highest resolution first."""
+        d = self.embed_dim
+        return (d, 2 * d, 4 * d, 8 * d)
+
+
+@dataclasses.dataclass(frozen=True)
+class SAM2Config:
+    """A whole SAM 2 model.
+
+    Attributes:
+      name: the preset it came from, for messages and saved files.
+      trunk: the image encoder's trunk.
+      image_size: side of the square input in pixels; a multiple of 32.
+      hidden_dim: channels of the neck, the prompt encoder and the mask decoder.
+      memory_dim: channels of the memory features.
+      num_maskmem: memories that a frame can attend to, its prompted frame included.
+      max_obj_ptrs_in_encoder: object pointers that a frame can attend to.
+      no_obj_embed_spatial: SAM 2.1's embedding that marks memories of frames without the object.
+      obj_ptr_temporal_encoding: SAM 2.1's projected, signed temporal encoding of object pointers.
+      dynamic_multimask_via_stability: in single-mask mode, replace an unstable mask by the best of the three others.
+      dynamic_multimask_stability_delta: logit offset of the two thresholds whose masks' IoU is the stability score.
+      dynamic_multimask_stability_thresh: stability score below which the mask is replaced.
+    """
+
+    name: str = "sam2.1_hiera_t"
+    trunk: HieraConfig = HieraConfig()
+    image_size: int = 1024
+    hidden_dim: int = 256
+    memory_dim: int = 64
+    num_maskmem: int = 7
+    max_obj_ptrs_in_encoder: int = 16
+    no_obj_embed_spatial: bool = True
+    obj_ptr_temporal_encoding: bool = True
+    dynamic_multimask_via_stability: bool = True
+    dynamic_multimask_stability_delta: float = 0.05
+    dynamic_multimask_stability_thresh: float = 0.98
+
+    def __post_init__(self):
+        if self.image_size <= 0 or self.image_size % 32:
+            raise ValueError(f"image_size must be a positive multiple of 32, got {self.image_size}")
+
+    @property
+    def embedding_size(self) -> int:
+        """Side of the stride-16 feature map that the mask decoder reads."""
+        return self.image_size // 16
+
+    @property
+    def mask_size(self) -> int:
+        """Side of the low-resolution mask logits and of mask prompts (stride 4)."""
+        return self.image_size // 4
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as plain values that JSON can hold."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "SAM2Config":
+        """The inverse of `to_dict`, also from parsed JSON.
+
+        Raises:
+          ValueError: on a field this version does not know.
+        """
+        return _dataclass_from_dict(cls, values)
+
+
+def _dataclass_from_dict(cls: Any, values: dict[str, Any]) -> Any:
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    unknown = sorted(set(values) - set(fields))
+    if unknown:
+        raise ValueError(f"{cls.__name__} has no field {', '.join(unknown)}; it has {', '.join(fields)}")
+    arguments = {}
+    for name, value in values.items():
+        if dataclasses.is_dataclass(fields[name].type) and isinstance(value, dict):
+            value = _dataclass_from_dict(fields[name].type, value)
+        arguments[name] = tuple(value) if isinstance(value, list) else value
+    return cls(**arguments)
+
+
+PRESETS: dict[str, SAM2Config] = {}
+
+
+def register_preset(config: SAM2Config) -> SAM2Config:
+    """Makes `config` known to `build_model` under `config.name`."""
+    if config.name in PRESETS:
+        raise ValueError(f"a preset named {config.name!r} exists already")
+    PRESETS[config.name] = config
+    return config
+
+
+def get_config(name: str) -> SAM2Config:
+    """The preset called `name`.
+
+    Raises:
+      ValueError: naming the known presets, if there is none of that name.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"name must be one of {', '.join(PRESETS)}, got {name!r}")
+    return PRESETS[name]
+
+
+_TRUNKS = {
+    "t": HieraConfig(),
+    "s": HieraConfig(stages=(1, 2, 11, 2), global_att_blocks=(7, 10, 13)),
+    "b+": HieraConfig(
+        embed_dim=112,
+        num_heads=2,
+        stages=(2, 3, 16, 3),
+        global_att_blocks=(12, 16, 20),
+        window_pos_embed_bkg_spatial_size=(14, 14),
+    ),
+    "l": HieraConfig(
+        embed_dim=144,
+        num_heads=2,
+        stages=(2, 6, 36, 4),
+        global_att_blocks=(23, 33, 43),
+        window_spec=(8, 4, 16, 8),
+    ),
+}
+for _size, _trunk in _TRUNKS.items():
+    register_preset(SAM2Config(name=f"sam2.1_hiera_{_size}", trunk=_trunk))
+    register_preset(
+        SAM2Config(
+            name=f"sam2_hiera_{_size}", trunk=_trunk, no_obj_embed_spatial=False, obj_ptr_temporal_encoding=False
+        )
+    )

@@ -1,0 +1,82 @@
+"""The one place that decides how attention is computed."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float
+
+__all__ = ["Attention", "dot_product_attention"]
+
+
+def dot_product_attention(
+    q: Float[Array, "b q h d"],
+    k: Float[Array, "b k h d"],
+    v: Float[Array, "b k h d"],
+    *,
+    key_mask: Bool[Array, "b k"] | None = None,
+) -> Float[Array, "b q h d"]:
+    """Scaled dot-product attention with a float32 softmax.
+
+    Args:
+      q: queries.
+      k: keys.
+      v: values.
+      key_mask: False where a key must not be attended to; at least one key of each batch element must be True.
+    """
+    scale = 1 / math.sqrt(q.shape[-1])
+    logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32) * scale
+    if key_mask is not None:
+        logits = jnp.where(key_mask[:, None, None, :], logits, -jnp.inf)
+    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+    return jnp.einsum("bhqk,bkhd->bqhd", weights, v)
+
+
+class Attention(nnx.Module):
+    """Multi-head attention that may shrink the channels inside (`sam2.modeling.sam.transformer.Attention`).
+
+    Args:
+      dim: channels of queries and of the output.
+      num_heads: attention heads.
+      downsample_rate: the factor by which the inner channels are fewer than `dim`.
+      kv_dim: channels of keys and values; `dim` unless given.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        downsample_rate: int = 1,
+        kv_dim: int | None = None,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        self.num_heads = num_heads
+        inner = dim // downsample_rate
+        if inner % num_heads:
+            raise ValueError(f"num_heads must divide the inner channels {inner}, got {num_heads}")
+        kv_dim = dim if kv_dim is None else kv_dim
+        self.q_proj = nnx.Linear(dim, inner, dtype=dtype, rngs=rngs)
+        self.k_proj = nnx.Linear(kv_dim, inner, dtype=dtype, rngs=rngs)
+        self.v_proj = nnx.Linear(kv_dim, inner, dtype=dtype, rngs=rngs)
+        self.out_proj = nnx.Linear(inner, dim, dtype=dtype, rngs=rngs)
+
+    def split_heads(self, x: Float[Array, "b n c"]) -> Float[Array, "b n h d"]:
+        return x.reshape(*x.shape[:2], self.num_heads, -1)
+
+    def __call__(
+        self,
+        q: Float[Array, "b q c"],
+        k: Float[Array, "b k ck"],
+        v: Float[Array, "b k ck"],
+        *,
+        key_mask: Bool[Array, "b k"] | None = None,
+    ) -> Float[Array, "b q c"]:
+        q = self.split_heads(self.q_proj(q))
+        k = self.split_heads(self.k_proj(k))
+        v = self.split_heads(self.v_proj(v))
+        out = dot_product_attention(q, k, v, key_mask=key_mask)
+        return self.out_proj(out.reshape(*out.shape[:2], -1))

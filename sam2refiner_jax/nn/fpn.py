@@ -1,0 +1,44 @@
+"""The feature pyramid neck and the image encoder it completes (`sam2.modeling.backbones.image_encoder`)."""
+
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from ..config import SAM2Config
+from .hiera import Hiera
+from .layers import conv
+from .resize import upsample_nearest_2x
+
+__all__ = ["FpnNeck", "ImageEncoder"]
+
+
+class FpnNeck(nnx.Module):
+    """Projects the stage outputs to one width and adds the stride-32 level to the stride-16 one.
+
+    The two finer levels are lateral only, in all released models. `convs` runs from the coarsest level to the finest,
+    as the official checkpoints number them.
+    """
+
+    def __init__(self, stage_dims: tuple[int, ...], dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.convs = nnx.List(nnx.Dict(conv=conv(d, dim, 1, dtype=dtype, rngs=rngs)) for d in reversed(stage_dims))
+
+    def __call__(self, stages: tuple[Float[Array, "b _ _ _"], ...]) -> tuple[Float[Array, "b _ _ c"], ...]:
+        """Levels at strides 4, 8 and 16, highest resolution first."""
+        laterals = [level["conv"](x) for level, x in zip(self.convs, reversed(stages), strict=True)]
+        stride32, stride16, stride8, stride4 = laterals
+        return stride4, stride8, stride16 + upsample_nearest_2x(stride32)
+
+
+class ImageEncoder(nnx.Module):
+    """Trunk and neck."""
+
+    def __init__(self, config: SAM2Config, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.trunk = Hiera(config.trunk, dtype=dtype, rngs=rngs)
+        self.neck = FpnNeck(config.trunk.stage_dims, config.hidden_dim, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self, image: Float[Array, "b s s 3"]
+    ) -> tuple[tuple[Float[Array, "b _ _ _"], ...], tuple[Float[Array, "b _ _ c"], ...]]:
+        """The trunk's four stage outputs and the neck's three levels, highest resolution first."""
+        stages = self.trunk(image)
+        return stages, self.neck(stages)

@@ -1,0 +1,135 @@
+"""The Hiera trunk of the image encoder (`sam2.modeling.backbones.hieradet`)."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from ..config import HieraConfig
+from .attention import dot_product_attention
+from .layers import MLP, conv, gelu, layer_norm
+from .resize import resize_bicubic
+
+__all__ = ["Hiera", "MultiScaleBlock"]
+
+
+def max_pool_2x2(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+    b, h, w, c = x.shape
+    return x.reshape(b, h // 2, 2, w // 2, 2, c).max(axis=(2, 4))
+
+
+def partition_windows(x: Float[Array, "b h w c"], window: int) -> Float[Array, "n window window c"]:
+    """Cuts the map into windows, padding bottom and right with zeros; padded tokens do attend, as officially."""
+    b, h, w, c = x.shape
+    x = jnp.pad(x, ((0, 0), (0, -h % window), (0, -w % window), (0, 0)))
+    rows, columns = x.shape[1] // window, x.shape[2] // window
+    x = x.reshape(b, rows, window, columns, window, c).swapaxes(2, 3)
+    return x.reshape(b * rows * columns, window, window, c)
+
+
+def merge_windows(x: Float[Array, "n window window c"], size: tuple[int, int]) -> Float[Array, "b h w c"]:
+    """Inverse of `partition_windows` for a map of `size` = (height, width)."""
+    _, window, _, c = x.shape
+    h, w = size
+    rows, columns = -(-h // window), -(-w // window)
+    x = x.reshape(-1, rows, columns, window, window, c).swapaxes(2, 3)
+    return x.reshape(-1, rows * window, columns * window, c)[:, :h, :w]
+
+
+class MultiScaleAttention(nnx.Module):
+    """Self-attention over a map; a block that starts a stage pools its queries 2x2."""
+
+    def __init__(self, dim: int, dim_out: int, num_heads: int, *, pool: bool, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.num_heads = num_heads
+        self.pool = pool
+        self.qkv = nnx.Linear(dim, 3 * dim_out, dtype=dtype, rngs=rngs)
+        self.proj = nnx.Linear(dim_out, dim_out, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c2"]:
+        b, h, w, _ = x.shape
+        q, k, v = jnp.split(self.qkv(x), 3, axis=-1)
+        if self.pool:
+            q = max_pool_2x2(q)
+        size = q.shape[1:3]
+        q, k, v = (a.reshape(b, a.shape[1] * a.shape[2], self.num_heads, -1) for a in (q, k, v))
+        out = dot_product_attention(q, k, v)
+        return self.proj(out.reshape(b, *size, -1))
+
+
+class MultiScaleBlock(nnx.Module):
+    """A transformer block over a map, within windows (`window` > 0) or over all of it (`window` = 0)."""
+
+    def __init__(
+        self, dim: int, dim_out: int, num_heads: int, *, window: int, pool: bool, dtype: DTypeLike, rngs: nnx.Rngs
+    ):
+        self.window = window
+        self.pool = pool
+        self.norm1 = layer_norm(dim, epsilon=1e-6, dtype=dtype, rngs=rngs)
+        self.attn = MultiScaleAttention(dim, dim_out, num_heads, pool=pool, dtype=dtype, rngs=rngs)
+        self.norm2 = layer_norm(dim_out, epsilon=1e-6, dtype=dtype, rngs=rngs)
+        self.mlp = MLP((dim_out, 4 * dim_out, dim_out), activation=gelu, dtype=dtype, rngs=rngs)
+        self.proj = nnx.Linear(dim, dim_out, dtype=dtype, rngs=rngs) if dim != dim_out else None
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c2"]:
+        shortcut, x = x, self.norm1(x)
+        if self.proj is not None:
+            shortcut = self.proj(x)
+            if self.pool:
+                shortcut = max_pool_2x2(shortcut)
+        if self.window:
+            x = merge_windows(self.attn(partition_windows(x, self.window)), shortcut.shape[1:3])
+        else:
+            x = self.attn(x)
+        x = shortcut + x
+        return x + self.mlp(self.norm2(x))
+
+
+class Hiera(nnx.Module):
+    """The hierarchical trunk; returns the outputs of all four stages."""
+
+    def __init__(self, config: HieraConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.dtype = dtype
+        dim, heads = config.embed_dim, config.num_heads
+        self.patch_embed = nnx.Dict(proj=conv(3, dim, 7, stride=4, padding=3, dtype=dtype, rngs=rngs))
+        self.pos_embed = nnx.Param(jnp.zeros((1, *config.window_pos_embed_bkg_spatial_size, dim)))
+        self.pos_embed_window = nnx.Param(jnp.zeros((1, config.window_spec[0], config.window_spec[0], dim)))
+        blocks: list[MultiScaleBlock] = []
+        stage_ends = []
+        for stage, depth in enumerate(config.stages):
+            for i in range(depth):
+                starts_stage = i == 0 and stage > 0
+                # The first block of a stage still has the windows of the stage before, whose resolution it reads.
+                window = config.window_spec[stage - 1 if starts_stage else stage]
+                dim_out = config.stage_dims[stage]
+                blocks.append(
+                    MultiScaleBlock(
+                        dim,
+                        dim_out,
+                        heads * 2**stage,
+                        window=0 if len(blocks) in config.global_att_blocks else window,
+                        pool=starts_stage,
+                        dtype=dtype,
+                        rngs=rngs,
+                    )
+                )
+                dim = dim_out
+            stage_ends.append(len(blocks) - 1)
+        self.blocks = nnx.List(blocks)
+        self.stage_ends = tuple(stage_ends)
+
+    def positional_embedding(self, size: tuple[int, int]) -> Float[Array, "1 h w c"]:
+        """The background embedding stretched over the map plus the window embedding tiled over it."""
+        window = self.pos_embed_window[...]
+        tiles = (1, size[0] // window.shape[1], size[1] // window.shape[2], 1)
+        return resize_bicubic(self.pos_embed[...], size) + jnp.tile(window, tiles)
+
+    def __call__(self, image: Float[Array, "b s s 3"]) -> tuple[Float[Array, "b _ _ _"], ...]:
+        """The stage outputs at strides 4, 8, 16 and 32."""
+        x = self.patch_embed["proj"](image)
+        x = x + self.positional_embedding(x.shape[1:3]).astype(self.dtype)
+        outputs = []
+        for i, block in enumerate(self.blocks):
+            x = block(x)
+            if i in self.stage_ends:
+                outputs.append(x)
+        return tuple(outputs)

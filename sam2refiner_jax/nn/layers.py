@@ -1,0 +1,98 @@
+"""Small layers that several modules share."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+__all__ = ["Buffer", "MLP", "UpConv2x2", "conv", "gelu", "layer_norm"]
+
+
+class Buffer(nnx.Variable):
+    """A tensor that belongs to the model's state but is never trained."""
+
+
+def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The exact (erf) GELU, as `torch.nn.GELU`."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+def layer_norm(dim: int, *, epsilon: float, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """Layer norm over the last axis; float32 inside whatever `dtype` is.
+
+    The two-pass variance is what makes it agree with PyTorch to the last digits.
+    """
+    return nnx.LayerNorm(dim, epsilon=epsilon, dtype=dtype, use_fast_variance=False, rngs=rngs)
+
+
+def conv(
+    in_features: int,
+    out_features: int,
+    kernel_size: int,
+    *,
+    stride: int = 1,
+    padding: int = 0,
+    groups: int = 1,
+    dtype: DTypeLike,
+    rngs: nnx.Rngs,
+) -> nnx.Conv:
+    """A square NHWC convolution with PyTorch's symmetric padding."""
+    return nnx.Conv(
+        in_features,
+        out_features,
+        kernel_size=(kernel_size, kernel_size),
+        strides=stride,
+        padding=[(padding, padding), (padding, padding)],
+        feature_group_count=groups,
+        dtype=dtype,
+        rngs=rngs,
+    )
+
+
+class UpConv2x2(nnx.Module):
+    """The 2x2 stride-2 transposed convolution: every pixel becomes a 2x2 block of its own.
+
+    Blocks do not overlap, so it is one matrix product and a reshape.
+    """
+
+    def __init__(self, in_features: int, out_features: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.dtype = dtype
+        init = nnx.initializers.lecun_normal(in_axis=2, out_axis=3)
+        self.kernel = nnx.Param(init(rngs.params(), (2, 2, in_features, out_features), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(out_features))
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c2"]:
+        b, h, w, _ = x.shape
+        x, kernel, bias = (jnp.asarray(a, self.dtype) for a in (x, self.kernel[...], self.bias[...]))
+        blocks = jnp.einsum("bhwi,yxio->bhywxo", x, kernel)
+        return blocks.reshape(b, 2 * h, 2 * w, -1) + bias
+
+
+class MLP(nnx.Module):
+    """Linear layers with an activation between them (`sam2.modeling.sam2_utils.MLP`).
+
+    Args:
+      features: widths, from the input's to the output's.
+      activation: applied after every layer but the last.
+    """
+
+    def __init__(
+        self,
+        features: Sequence[int],
+        *,
+        activation: Callable[[Array], Array] = jax.nn.relu,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        self.activation = activation
+        self.layers = nnx.List(
+            nnx.Linear(n, k, dtype=dtype, rngs=rngs) for n, k in zip(features[:-1], features[1:], strict=True)
+        )
+
+    def __call__(self, x: Float[Array, "*batch c_in"]) -> Float[Array, "*batch c_out"]:
+        for layer in self.layers[:-1]:
+            x = self.activation(layer(x))
+        return self.layers[-1](x)

@@ -1,0 +1,71 @@
+"""Turns a frame and its mask into memory features (`sam2.modeling.memory_encoder`)."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from ..config import SAM2Config
+from .layers import conv, gelu, layer_norm
+
+__all__ = ["MemoryEncoder"]
+
+
+class MaskDownSampler(nnx.Module):
+    """Four stride-2 convolutions from the image's size to stride 16, each quadrupling the channels."""
+
+    def __init__(self, dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        widths = (1, 4, 16, 64, 256)
+        self.convs = nnx.List(
+            conv(n, k, 3, stride=2, padding=1, dtype=dtype, rngs=rngs)
+            for n, k in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.norms = nnx.List(layer_norm(k, epsilon=1e-6, dtype=dtype, rngs=rngs) for k in widths[1:])
+        self.out_proj = conv(widths[-1], dim, 1, dtype=dtype, rngs=rngs)
+
+    def __call__(self, masks: Float[Array, "b s s 1"]) -> Float[Array, "b h h c"]:
+        x = masks
+        for convolution, norm in zip(self.convs, self.norms, strict=True):
+            x = gelu(norm(convolution(x)))
+        return self.out_proj(x)
+
+
+class CXBlock(nnx.Module):
+    """A ConvNeXt block (https://arxiv.org/abs/2201.03545)."""
+
+    def __init__(self, dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.dwconv = conv(dim, dim, 7, padding=3, groups=dim, dtype=dtype, rngs=rngs)
+        self.norm = layer_norm(dim, epsilon=1e-6, dtype=dtype, rngs=rngs)
+        self.pwconv1 = nnx.Linear(dim, 4 * dim, dtype=dtype, rngs=rngs)
+        self.pwconv2 = nnx.Linear(4 * dim, dim, dtype=dtype, rngs=rngs)
+        self.gamma = nnx.Param(jnp.full(dim, 1e-6))
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        y = self.norm(self.dwconv(x))
+        y = self.pwconv2(gelu(self.pwconv1(y)))
+        return x + self.gamma[...].astype(y.dtype) * y
+
+
+class MemoryEncoder(nnx.Module):
+    """Fuses unconditioned frame features with the frame's mask."""
+
+    def __init__(self, config: SAM2Config, *, num_layers: int = 2, dtype: DTypeLike, rngs: nnx.Rngs):
+        dim = config.hidden_dim
+        self.mask_downsampler = MaskDownSampler(dim, dtype=dtype, rngs=rngs)
+        self.pix_feat_proj = conv(dim, dim, 1, dtype=dtype, rngs=rngs)
+        self.fuser = nnx.Dict(layers=nnx.List(CXBlock(dim, dtype=dtype, rngs=rngs) for _ in range(num_layers)))
+        self.out_proj = conv(dim, config.memory_dim, 1, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self, features: Float[Array, "b h h c"], masks: Float[Array, "b s s 1"]
+    ) -> Float[Array, "b h h cm"]:
+        """Memory features at stride 16.
+
+        Args:
+          features: the frame's stride-16 level, not conditioned on memories.
+          masks: mask values at the image's size, already scaled (sigmoid or binary, times 20, minus 10).
+        """
+        x = self.pix_feat_proj(features) + self.mask_downsampler(masks)
+        for block in self.fuser["layers"]:
+            x = block(x)
+        return self.out_proj(x)
