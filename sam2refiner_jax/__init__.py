@@ -2,6 +2,7 @@
 
 from .checkpoints import CheckpointError, build_model, load_model, save_model
 from .config import PRESETS, HieraConfig, SAM2Config
+from .image_predictor import SAM2ImagePredictor
 from .sam2 import SAM2, ImageFeatures
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "HieraConfig",
     "ImageFeatures",
     "SAM2Config",
+    "SAM2ImagePredictor",
     "build_model",
     "load_model",
     "save_model",

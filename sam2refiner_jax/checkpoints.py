@@ -1,12 +1,9 @@
 """Building, saving and loading models: an Orbax directory with the configuration beside the weights."""
 
-import contextlib
 import importlib.metadata
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
+from .atomic import new_directory
 from .config import SAM2Config, get_config
 from .sam2 import SAM2
 
@@ -23,7 +21,6 @@ __all__ = [
     "CheckpointError",
     "Weights",
     "build_model",
-    "create_directory",
     "load_model",
     "load_weights",
     "model_from_weights",
@@ -91,7 +88,7 @@ def save_model(model: SAM2, directory: str | os.PathLike[str]) -> None:
     """Writes the model's configuration and weights to a new directory; it appears whole or not at all.
 
     Raises:
-      CheckpointError: if `directory` exists already.
+      FileExistsError: if `directory` exists already.
     """
     save_weights(directory, model.config, weights_of(model))
 
@@ -141,7 +138,7 @@ def save_weights(directory: str | os.PathLike[str], config: SAM2Config, weights:
     """Writes a checkpoint directory; see `save_model`."""
     import orbax.checkpoint as ocp
 
-    with create_directory(directory) as partial:
+    with new_directory(directory) as partial:
         document = {"format": FORMAT_VERSION, "model": config.to_dict()}
         (partial / CONFIG_FILE).write_text(json.dumps(document, indent=2) + "\n")
         with ocp.PyTreeCheckpointer() as checkpointer:
@@ -174,33 +171,6 @@ def load_weights(directory: str | os.PathLike[str]) -> tuple[SAM2Config, Weights
             f"cannot read the weights in {directory}: {reason[0] if reason else error!r}"
         ) from error
     return config, weights
-
-
-@contextlib.contextmanager
-def create_directory(directory: str | os.PathLike[str]) -> Iterator[Path]:
-    """A new directory that appears under its name only when the block ends without an error.
-
-    Raises:
-      CheckpointError: if it exists already.
-    """
-    target = Path(directory).absolute()
-    if target.exists():
-        raise CheckpointError(f"{target} exists already; choose another directory or remove it")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        yield partial
-        partial.chmod(0o777 & ~_umask())
-        partial.rename(target)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _compute_dtype(dtype: DTypeLike) -> np.dtype:

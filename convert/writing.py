@@ -1,0 +1,50 @@
+"""Converting official checkpoints to directories of ours, and back."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from sam2refiner_jax.atomic import new_file
+from sam2refiner_jax.checkpoints import CheckpointError, load_weights, save_weights
+from sam2refiner_jax.config import SAM2Config
+
+from .naming import official_key, official_layout
+from .reading import INSTALL_HINT, read_official
+
+__all__ = ["convert_checkpoint", "export_checkpoint"]
+
+
+def convert_checkpoint(source: str | os.PathLike[str], directory: str | os.PathLike[str]) -> SAM2Config:
+    """Writes an official checkpoint as a directory that `load_model` reads; returns the recognised configuration.
+
+    Raises:
+      CheckpointError: if `source` is not an official checkpoint.
+      FileExistsError: if `directory` exists already.
+    """
+    if Path(directory).exists():
+        raise FileExistsError(f"{Path(directory).absolute()} exists already; choose another name or remove it")
+    config, weights = read_official(source)
+    save_weights(directory, config, weights)
+    return config
+
+
+def export_checkpoint(directory: str | os.PathLike[str], path: str | os.PathLike[str]) -> SAM2Config:
+    """Writes a checkpoint directory as an official-format .pt; the inverse of `convert_checkpoint`, bit for bit.
+
+    Raises:
+      CheckpointError: if `directory` is not a checkpoint.
+      FileExistsError: if `path` exists already.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise CheckpointError(f"writing {path} needs PyTorch: {INSTALL_HINT}") from error
+    config, weights = load_weights(directory)
+    tensors = {}
+    for ours in list(weights):
+        array = np.asarray(weights.pop(ours)).astype(np.float32, copy=False)
+        tensors[official_key(ours)] = torch.from_numpy(official_layout(ours, array))
+    with new_file(path) as partial:
+        torch.save({"model": tensors}, partial)
+    return config

@@ -1,0 +1,243 @@
+"""SAM2ImagePredictor: masks of photos from prompts, with the interface of the official package 1.1.0."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from .checkpoints import load_model
+from .nn.mask_decoder import select_single_mask
+from .nn.prompt_encoder import Prompts
+from .postprocess import fill_holes_and_remove_specks, resize_masks
+from .preprocess import Photo, as_rgb, preprocess_image
+from .prompts import ObjectPrompts, pack_prompts, read_prompts
+from .sam2 import SAM2, ImageFeatures
+
+__all__ = ["SAM2ImagePredictor"]
+
+# Low-resolution logits are returned within this range, as officially.
+LOGIT_LIMIT = 32.0
+
+Prediction = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Masks:
+    """Low-resolution logits and predicted IoU, for ambiguous prompts (three masks) and for unambiguous ones (one)."""
+
+    multi: Float[Array, "objects 3 m m"]
+    multi_iou: Float[Array, "objects 3"]
+    single: Float[Array, "objects 1 m m"]
+    single_iou: Float[Array, "objects 1"]
+
+
+@jax.jit
+def encode_photos(model: SAM2, images: Float[Array, "b s s 3"]) -> ImageFeatures:
+    """Features of preprocessed photos, with what the mask decoder reads as `embedding`."""
+    features = model.encode_image(images).without_stages()
+    return dataclasses.replace(features, embedding=model.image_embedding(features))
+
+
+@jax.jit
+def decode_prompts(
+    model: SAM2, features: ImageFeatures, photo_index: Int[Array, " objects"], prompts: Prompts
+) -> Masks:
+    """Masks of a batch of objects, each in the photo that `photo_index` names."""
+    features = features.take(photo_index)
+    output = model.decode(features.embedding, features, prompts)
+    single, single_iou = select_single_mask(output, model.config)
+    return Masks(output.masks[:, 1:], output.iou[:, 1:], single, single_iou)
+
+
+class SAM2ImagePredictor:
+    """Computes a photo's features once, then predicts masks for any number of prompts.
+
+    Everything compiled has static shapes: one compilation of the encoder serves photos of all sizes, one of the
+    decoder 1 to 8 clicks with or without a box or a mask, for one mask or three.
+
+    Args:
+      sam_model: from `load_model` or `build_model`.
+      mask_threshold: logit above which a pixel belongs to the mask.
+      max_hole_area: fill holes of at most this area, in pixels of the low-resolution mask; 0 leaves them.
+      max_sprinkle_area: remove specks of at most this area, likewise.
+    """
+
+    def __init__(
+        self,
+        sam_model: SAM2,
+        mask_threshold: float = 0.0,
+        max_hole_area: float = 0.0,
+        max_sprinkle_area: float = 0.0,
+    ):
+        self.model = sam_model
+        self.mask_threshold = mask_threshold
+        self.max_hole_area = max_hole_area
+        self.max_sprinkle_area = max_sprinkle_area
+        self.reset_predictor()
+
+    @classmethod
+    def from_pretrained(
+        cls, model_id: str, *, dtype: DTypeLike = jnp.float32, **kwargs: float
+    ) -> "SAM2ImagePredictor":
+        """A predictor with the model that `load_model` gives; `kwargs` go to the constructor."""
+        return cls(load_model(model_id, dtype=dtype), **kwargs)
+
+    @property
+    def device(self) -> jax.Device:
+        """Where the model's weights are."""
+        return next(iter(self.model.no_mem_embed[...].devices()))
+
+    def reset_predictor(self) -> None:
+        """Forgets the photos."""
+        self._features: ImageFeatures | None = None
+        self._photo_sizes: list[tuple[int, int]] = []
+        self._is_batch = False
+
+    def set_image(self, image: Photo) -> None:
+        """Computes the features of a photo.
+
+        Args:
+          image: a PIL image, or an array (h, w), (h, w, 1), (h, w, 3) or (h, w, 4) in RGB order, uint8 or floats
+            in [0, 1]. Grayscale is repeated to three channels, transparency dropped.
+
+        Raises:
+          TypeError, ValueError: on anything else.
+        """
+        self._set_photos([image])
+
+    def set_image_batch(self, image_list: Sequence[Photo]) -> None:
+        """Computes the features of several photos, of any sizes, for `predict_batch`. See `set_image`."""
+        if not isinstance(image_list, Sequence) or not image_list:
+            raise ValueError(f"image_list must be a list of at least one image, got {image_list!r}")
+        self._set_photos(image_list)
+        self._is_batch = True
+
+    def predict(
+        self,
+        point_coords: np.ndarray | None = None,
+        point_labels: np.ndarray | None = None,
+        box: np.ndarray | None = None,
+        mask_input: np.ndarray | None = None,
+        multimask_output: bool = True,
+        return_logits: bool = False,
+        normalize_coords: bool = True,
+    ) -> Prediction:
+        """Predicts masks in the photo given to `set_image`.
+
+        Several objects can be asked for at once by giving prompts a first axis of objects; results then have it too.
+
+        Args:
+          point_coords: (n, 2) clicks, x and y in pixels.
+          point_labels: (n,) 1 for a click on the object, 0 for one off it.
+          box: (4,) x0, y0, x1, y1 in pixels.
+          mask_input: (1, m, m) low-resolution logits of an earlier prediction; m is 256 for 1024-pixel models.
+          multimask_output: three masks, for ambiguous prompts such as a single click; otherwise one.
+          return_logits: masks as logits instead of 0 and 1.
+          normalize_coords: False if coordinates are already in [0, 1] of the photo's width and height.
+
+        Returns:
+          Masks (c, h, w) of the photo's size, float32; their predicted IoU (c,); their low-resolution logits
+          (c, m, m), which can be the next call's `mask_input`.
+
+        Raises:
+          RuntimeError: if no photo was set.
+          ValueError: on a prompt that cannot be meant, naming the argument.
+        """
+        if self._features is None:
+            raise RuntimeError("An image must be set with .set_image(...) before mask prediction.")
+        prompts = self._read_prompts(-1, point_coords, point_labels, box, mask_input, normalize_coords)
+        index = len(self._photo_sizes) - 1
+        return self._predict([(index, prompts)], multimask_output, return_logits)[0]
+
+    def predict_batch(
+        self,
+        point_coords_batch: Sequence[np.ndarray | None] | None = None,
+        point_labels_batch: Sequence[np.ndarray | None] | None = None,
+        box_batch: Sequence[np.ndarray | None] | None = None,
+        mask_input_batch: Sequence[np.ndarray | None] | None = None,
+        multimask_output: bool = True,
+        return_logits: bool = False,
+        normalize_coords: bool = True,
+    ) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
+        """Predicts masks in each photo given to `set_image_batch`, all objects of all photos in one decoder call.
+
+        Arguments are those of `predict` in lists with one entry a photo; so are the results.
+        """
+        if not self._is_batch:
+            raise RuntimeError("Images must be set with .set_image_batch(...) before batched mask prediction.")
+        batches = {
+            "point_coords_batch": point_coords_batch,
+            "point_labels_batch": point_labels_batch,
+            "box_batch": box_batch,
+            "mask_input_batch": mask_input_batch,
+        }
+        photos = len(self._photo_sizes)
+        for name, batch in batches.items():
+            if batch is not None and len(batch) != photos:
+                raise ValueError(f"{name} must have one entry for each of the {photos} photos, got {len(batch)}")
+        prompts = []
+        for i in range(photos):
+            arguments = [None if batch is None else batch[i] for batch in batches.values()]
+            prompts.append((i, self._read_prompts(i, *arguments, normalize_coords)))
+        masks, ious, low_res = zip(*self._predict(prompts, multimask_output, return_logits), strict=True)
+        return list(masks), list(ious), list(low_res)
+
+    def get_image_embedding(self) -> Float[Array, "b c h w"]:
+        """The stride-16 features of the photos, (1, 256, 64, 64) for one photo and a 1024-pixel model."""
+        if self._features is None:
+            raise RuntimeError("An image must be set with .set_image(...) to generate an embedding.")
+        return self._features.embedding.transpose(0, 3, 1, 2)
+
+    def _set_photos(self, photos: Sequence[Photo]) -> None:
+        self.reset_predictor()
+        rgb = [as_rgb(photo) for photo in photos]
+        inputs = np.stack([preprocess_image(photo, self.model.config.image_size) for photo in rgb])
+        self._features = encode_photos(self.model, inputs)
+        self._photo_sizes = [photo.shape[:2] for photo in rgb]
+
+    def _read_prompts(self, photo: int, coords, labels, box, mask_input, normalize_coords: bool) -> ObjectPrompts:
+        return read_prompts(
+            coords,
+            labels,
+            box,
+            mask_input,
+            photo_size=self._photo_sizes[photo],
+            image_size=self.model.config.image_size,
+            normalize_coords=normalize_coords,
+        )
+
+    def _predict(
+        self, prompts: Sequence[tuple[int, ObjectPrompts]], multimask_output: bool, return_logits: bool
+    ) -> list[Prediction]:
+        packed = pack_prompts([p for _, p in prompts], self.model.config.mask_size)
+        photo_index = np.zeros(len(packed.labels), np.int32)
+        owners = np.repeat([photo for photo, _ in prompts], [len(p) for _, p in prompts])
+        photo_index[: len(owners)] = owners
+        masks = decode_prompts(self.model, self._features, photo_index, packed)
+        chosen = (masks.multi, masks.multi_iou) if multimask_output else (masks.single, masks.single_iou)
+        low_res, iou = map(np.asarray, jax.device_get(chosen))
+
+        results = []
+        start = 0
+        for photo, p in prompts:
+            here = slice(start, start + len(p))
+            results.append(self._postprocess(low_res[here], iou[here], self._photo_sizes[photo], return_logits))
+            start += len(p)
+        return results
+
+    def _postprocess(self, low_res, iou, photo_size: tuple[int, int], return_logits: bool) -> Prediction:
+        cleaned = fill_holes_and_remove_specks(
+            low_res, self.mask_threshold, self.max_hole_area, self.max_sprinkle_area
+        )
+        masks = resize_masks(cleaned, photo_size)
+        if not return_logits:
+            masks = (masks > self.mask_threshold).astype(np.float32)
+        low_res = np.clip(low_res, -LOGIT_LIMIT, LOGIT_LIMIT)
+        if len(low_res) == 1:  # One object: no axis of objects, as officially.
+            return masks[0], iou[0], low_res[0]
+        return masks, iou, low_res

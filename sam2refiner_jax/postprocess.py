@@ -1,0 +1,42 @@
+"""From low-resolution mask logits to masks of the photo's own size, on the host: no photo size compiles anything."""
+
+import cv2
+import numpy as np
+from jaxtyping import Float
+
+__all__ = ["fill_holes_and_remove_specks", "resize_masks"]
+
+
+def resize_masks(logits: Float[np.ndarray, "*batch m n"], size: tuple[int, int]) -> Float[np.ndarray, "*batch h w"]:
+    """Mask logits at `size` = (height, width), bilinear with half-pixel centres."""
+    height, width = size
+    flat = np.ascontiguousarray(logits.reshape(-1, *logits.shape[-2:]), dtype=np.float32)
+    resized = [cv2.resize(mask, (width, height), interpolation=cv2.INTER_LINEAR) for mask in flat]
+    return np.stack(resized).reshape(*logits.shape[:-2], height, width)
+
+
+def fill_holes_and_remove_specks(
+    logits: Float[np.ndarray, "*batch m n"], threshold: float, max_hole_area: float, max_sprinkle_area: float
+) -> Float[np.ndarray, "*batch m n"]:
+    """Fills holes and removes specks of at most the given areas, in pixels of the logits (8-connected).
+
+    An area of 0 leaves the logits as they are. Both are found in the mask as it came, so a speck inside a hole that
+    was just filled goes as well, as officially. (The official package does this only where its CUDA extension is
+    built.)
+    """
+    result = np.array(logits, dtype=np.float32)
+    for source, target in zip(
+        logits.reshape(-1, *logits.shape[-2:]), result.reshape(-1, *logits.shape[-2:]), strict=True
+    ):
+        if max_hole_area > 0:
+            target[_small_components(source <= threshold, max_hole_area)] = threshold + 10.0
+        if max_sprinkle_area > 0:
+            target[_small_components(source > threshold, max_sprinkle_area)] = threshold - 10.0
+    return result
+
+
+def _small_components(mask: np.ndarray, max_area: float) -> np.ndarray:
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    small = stats[:, cv2.CC_STAT_AREA] <= max_area
+    small[0] = False  # label 0 is what lies outside the mask
+    return small[labels]

@@ -1,0 +1,86 @@
+"""From a photo to the model's input."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+__all__ = ["PHOTO_SUFFIXES", "Photo", "as_rgb", "preprocess_image", "read_photo"]
+
+Photo = np.ndarray | Image.Image
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+
+# ImageNet statistics, as the released models were trained with.
+MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+STD = np.array([0.229, 0.224, 0.225], np.float32)
+
+
+def read_photo(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "h w 3"]:
+    """The photo in a file, upright (EXIF orientation applied), as RGB.
+
+    Raises:
+      ValueError: naming the file, if it is no readable picture.
+      FileNotFoundError: if there is no such file.
+    """
+    try:
+        with Image.open(path) as image:
+            return as_rgb(ImageOps.exif_transpose(image))
+    except FileNotFoundError:
+        raise
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = "empty file" if Path(path).is_file() and not Path(path).stat().st_size else str(error)
+        raise ValueError(f"{path} is not a readable picture: {reason}") from error
+
+
+def as_rgb(image: Photo) -> np.ndarray:
+    """The image as an (h, w, 3) array: uint8 in [0, 255] or float32 in [0, 1].
+
+    Grayscale becomes three equal channels; transparency is dropped, as `PIL.Image.convert("RGB")` does.
+
+    Args:
+      image: a PIL image, or an array (h, w), (h, w, 1), (h, w, 3) or (h, w, 4), RGB order, uint8 or floats in [0, 1].
+
+    Raises:
+      TypeError: if it is neither.
+      ValueError: on a shape, data type or value range other than the above, or an image without pixels.
+    """
+    if isinstance(image, Image.Image):
+        if image.mode.startswith("I;16"):  # PIL would clip 16-bit values at 255 instead of scaling them.
+            image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+        image = np.asarray(image.convert("RGB"))
+    elif not isinstance(image, np.ndarray):
+        raise TypeError(f"image must be a numpy array or a PIL image, got {type(image).__name__}")
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.ndim != 3 or image.shape[-1] not in (1, 3, 4):
+        raise ValueError(f"image must have shape (h, w), (h, w, 1), (h, w, 3) or (h, w, 4), got {image.shape}")
+    if 0 in image.shape:
+        raise ValueError(f"image must have at least one pixel, got shape {image.shape}")
+    if np.issubdtype(image.dtype, np.floating):
+        image = image.astype(np.float32, copy=False)
+        low, high = image.min(), image.max()
+        if not (low >= 0 and high <= 1):
+            raise ValueError(f"a floating-point image must have values in [0, 1], got {low} to {high}")
+    elif image.dtype != np.uint8:
+        raise ValueError(f"image must be uint8 or floating-point, got {image.dtype}")
+    return np.broadcast_to(image, (*image.shape[:2], 3)) if image.shape[-1] == 1 else image[..., :3]
+
+
+def preprocess_image(image: Photo, size: int) -> Float[np.ndarray, "{size} {size} 3"]:
+    """The photo as the encoder wants it: squeezed to size x size with an antialiased bilinear filter, normalised.
+
+    Runs on the host, so that no photo size compiles anything. PIL's float resize has the filter of torchvision's
+    `Resize` on tensors, which the official predictor uses.
+
+    Raises:
+      TypeError, ValueError: see `as_rgb`.
+    """
+    rgb = as_rgb(image)
+    scale = np.float32(255 if rgb.dtype == np.uint8 else 1)
+    result = np.empty((size, size, 3), np.float32)
+    for channel in range(3):
+        plane = Image.fromarray(np.ascontiguousarray(rgb[..., channel]).astype(np.float32) / scale)
+        result[..., channel] = np.asarray(plane.resize((size, size), Image.Resampling.BILINEAR))
+    return (result - MEAN) / STD
