@@ -1,0 +1,50 @@
+"""Pictures that show masks and prompts on a photo."""
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+__all__ = ["PALETTE", "draw_overlay"]
+
+# Distinct on photos; objects take them in turn.
+PALETTE = np.array(
+    [(230, 57, 70), (29, 131, 236), (255, 183, 3), (46, 196, 120), (181, 87, 222), (0, 201, 214), (255, 120, 40)],
+    np.uint8,
+)
+OPACITY = 0.5
+POSITIVE_COLOUR, NEGATIVE_COLOUR = (40, 220, 80), (235, 40, 40)
+
+
+def draw_overlay(
+    photo: UInt8[np.ndarray, "h w 3"],
+    masks: Bool[np.ndarray, "objects h w"],
+    *,
+    points: Float[np.ndarray, "n 2"] | None = None,
+    labels: np.ndarray | None = None,
+    boxes: Float[np.ndarray, "k 4"] | None = None,
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The photo with each mask tinted and outlined in its colour, clicks as dots and boxes as frames.
+
+    Args:
+      photo: RGB.
+      masks: one per object.
+      points: clicks, x and y in pixels; green where their label is 1, red where it is 0.
+      labels: the clicks' labels, (n,).
+      boxes: x0, y0, x1, y1 in pixels.
+    """
+    picture = photo.copy()
+    thickness = max(1, round(max(photo.shape[:2]) / 500))
+    for i, mask in enumerate(masks):
+        colour = PALETTE[i % len(PALETTE)]
+        picture[mask] = (picture[mask] * (1 - OPACITY) + colour * OPACITY).astype(np.uint8)
+        outline, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(picture, outline, -1, colour.tolist(), thickness)
+    for i, (x0, y0, x1, y1) in enumerate(np.zeros((0, 4)) if boxes is None else boxes):
+        corners = (round(float(x0)), round(float(y0))), (round(float(x1)), round(float(y1)))
+        cv2.rectangle(picture, *corners, PALETTE[i % len(PALETTE)].tolist(), 2 * thickness)
+    if points is not None and labels is not None:
+        for (x, y), label in zip(points, labels, strict=True):
+            centre, radius = (round(float(x)), round(float(y))), 5 * thickness
+            cv2.circle(picture, centre, radius, POSITIVE_COLOUR if label else NEGATIVE_COLOUR, -1, cv2.LINE_AA)
+            cv2.circle(picture, centre, radius, (255, 255, 255), thickness, cv2.LINE_AA)
+    return picture

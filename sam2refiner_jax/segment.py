@@ -1,0 +1,202 @@
+"""The command `sam2refiner segment`: masks of a photo, or of every photo in a folder."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+from tyro.conf import Positional
+
+from .atomic import new_file
+from .checkpoints import load_model
+from .image_predictor import Prediction, SAM2ImagePredictor
+from .overlay import draw_overlay
+from .preprocess import PHOTO_SUFFIXES, read_photo
+
+__all__ = ["PhotoPrompts", "segment", "segment_photo"]
+
+DEFAULT_CHECKPOINT = "facebook/sam2.1-hiera-tiny"
+# Logits that stand for a hard mask given as a prompt: SAM 2's own (`sam2_base._use_mask_as_output`).
+MASK_SCALE, MASK_BIAS = 20.0, -10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class PhotoPrompts:
+    """What to segment in one photo: clicks on one object, or boxes around several, or one mask, or any of them mixed.
+
+    Attributes:
+      points: clicks as x, y, label in pixels; label 1 on the object, 0 off it.
+      boxes: x0, y0, x1, y1 in pixels, one for each object.
+      mask: path of a picture that is bright on the object.
+    """
+
+    points: tuple[tuple[float, float, int], ...] = ()
+    boxes: tuple[tuple[float, float, float, float], ...] = ()
+    mask: Path | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.points or self.boxes or self.mask)
+
+    def arguments(self, mask_size: int) -> dict[str, np.ndarray]:
+        """The prompts as arguments of `SAM2ImagePredictor.predict`.
+
+        Raises:
+          ValueError: if clicks are mixed with several boxes, or the mask cannot be read.
+        """
+        if self.points and len(self.boxes) > 1:
+            raise ValueError(f"points are for one object and cannot be mixed with {len(self.boxes)} boxes")
+        arguments = {}
+        if self.points:
+            points = np.array(self.points, np.float32)
+            arguments |= {"point_coords": points[:, :2], "point_labels": points[:, 2].astype(np.int32)}
+        if self.boxes:
+            arguments["box"] = np.array(self.boxes, np.float32)
+        if self.mask:
+            hard = Image.fromarray((read_photo(self.mask).max(axis=-1) > 127).astype(np.float32))
+            soft = np.asarray(hard.resize((mask_size, mask_size), Image.Resampling.BILINEAR))
+            arguments["mask_input"] = soft[None] * MASK_SCALE + MASK_BIAS
+        return arguments
+
+
+def segment(
+    photo: Positional[Path],
+    checkpoint: str = DEFAULT_CHECKPOINT,
+    output: Path = Path("out"),
+    points: tuple[tuple[float, float, int], ...] = (),
+    boxes: tuple[tuple[float, float, float, float], ...] = (),
+    mask: Path | None = None,
+    prompts: Path | None = None,
+    multimask: bool = False,
+    max_hole_area: float = 0.0,
+    max_sprinkle_area: float = 0.0,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+) -> None:
+    """Segment a photo, or every photo in a folder, from clicks, boxes or a mask.
+
+    For each photo NAME it writes NAME_objectI.png (white on the object; NAME_objectI_maskK.png with --multimask),
+    NAME_overlay.png and NAME.json with the predicted IoU of every mask.
+
+    Args:
+      photo: A photo, or a folder of photos.
+      checkpoint: A checkpoint directory, an official .pt or .safetensors, or a Hugging Face id.
+      output: The folder for the results; files of the same names are replaced.
+      points: Clicks on one object, each X Y LABEL: pixels, then 1 on the object or 0 off it.
+      boxes: Boxes, each X0 Y0 X1 Y1 in pixels; every box is an object of its own.
+      mask: A picture that is bright on the object; in a folder run, a folder with one PNG of each photo's name.
+      prompts: A JSON file of prompts by photo name: {"a.jpg": {"points": [[x, y, 1]], "boxes": [[x0, y0, x1, y1]]}}.
+      multimask: Three masks for each object instead of one, for ambiguous prompts such as a single click.
+      max_hole_area: Fill holes of at most this area, in pixels of the 256 x 256 mask.
+      max_sprinkle_area: Remove specks of at most this area, likewise.
+      dtype: Computation type; bfloat16 is the fast mode on GPUs and TPUs.
+    """
+    photos = _find_photos(photo)
+    given = PhotoPrompts(points, boxes, mask)
+    by_name = _read_prompt_file(prompts) if prompts else {}
+    jobs = []
+    for path in photos:
+        job = by_name.get(path.name, given)
+        if photo.is_dir() and job.mask is not None:
+            job = dataclasses.replace(job, mask=job.mask / f"{path.stem}.png")
+        if not job:
+            raise ValueError(f"{path.name} has no prompt: give points, boxes, a mask, or prompts for it")
+        jobs.append((path, job))
+    output.mkdir(parents=True, exist_ok=True)
+
+    predictor = SAM2ImagePredictor(
+        load_model(checkpoint, dtype=dtype), max_hole_area=max_hole_area, max_sprinkle_area=max_sprinkle_area
+    )
+    failures = 0
+    for path, job in tqdm(jobs, unit="photo", disable=len(jobs) == 1):
+        try:
+            overlay = segment_photo(predictor, path, job, output, multimask=multimask)
+        except (ValueError, OSError) as error:
+            if len(jobs) == 1:
+                raise
+            failures += 1
+            tqdm.write(f"sam2refiner: {path.name}: {error}", file=sys.stderr)
+    if failures:
+        raise ValueError(f"{failures} of {len(jobs)} photos could not be segmented; the others are in {output}")
+    print(f"masks, scores and overlays are in {output}" if len(jobs) > 1 else f"overlay: {overlay}")
+
+
+def segment_photo(
+    predictor: SAM2ImagePredictor, path: Path, prompts: PhotoPrompts, output: Path, *, multimask: bool = False
+) -> Path:
+    """Segments one photo and writes its masks, scores and overlay; returns the overlay's path."""
+    arguments = prompts.arguments(predictor.model.config.mask_size)
+    photo = read_photo(path)
+    predictor.set_image(photo)
+    prediction = predictor.predict(**arguments, multimask_output=multimask)
+    masks, ious = _per_object(prediction)
+
+    scores: list[dict[str, Any]] = []
+    for i, (object_masks, object_ious) in enumerate(zip(masks, ious, strict=True)):
+        entries = []
+        for k, (mask, iou) in enumerate(zip(object_masks, object_ious, strict=True)):
+            name = f"{path.stem}_object{i}" + (f"_mask{k}" if multimask else "") + ".png"
+            with new_file(output / name, overwrite=True) as partial:
+                Image.fromarray(mask.astype(np.uint8) * 255).save(partial)
+            entries.append({"file": name, "predicted_iou": round(float(iou), 6), "area": int(mask.sum())})
+        scores.append({"masks": entries})
+    document = {"photo": path.name, "height": photo.shape[0], "width": photo.shape[1], "objects": scores}
+    with new_file(output / f"{path.stem}.json", overwrite=True) as partial:
+        partial.write_text(json.dumps(document, indent=2) + "\n")
+
+    best = masks[np.arange(len(masks)), ious.argmax(axis=1)]
+    picture = draw_overlay(
+        photo,
+        best,
+        points=arguments.get("point_coords"),
+        labels=arguments.get("point_labels"),
+        boxes=arguments.get("box"),
+    )
+    target = output / f"{path.stem}_overlay.png"
+    with new_file(target, overwrite=True) as partial:
+        Image.fromarray(picture).save(partial)
+    return target
+
+
+def _per_object(prediction: Prediction) -> tuple[np.ndarray, np.ndarray]:
+    """Masks (objects, c, h, w) as booleans and their predicted IoU (objects, c), whether one object or several."""
+    masks, ious, _ = prediction
+    return (masks if masks.ndim == 4 else masks[None]) > 0, ious if ious.ndim == 2 else ious[None]
+
+
+def _find_photos(photo: Path) -> list[Path]:
+    if photo.is_dir():
+        photos = sorted(p for p in photo.iterdir() if p.suffix.lower() in PHOTO_SUFFIXES)
+        if not photos:
+            raise ValueError(f"{photo} holds no photo ({', '.join(PHOTO_SUFFIXES)})")
+        return photos
+    if not photo.exists():
+        raise ValueError(f"{photo} does not exist")
+    return [photo]
+
+
+def _read_prompt_file(path: Path) -> dict[str, PhotoPrompts]:
+    return dict(_parse_prompts(path, json.loads(path.read_text())))
+
+
+def _parse_prompts(path: Path, document: Any) -> Iterator[tuple[str, PhotoPrompts]]:
+    if not isinstance(document, dict):
+        raise ValueError(f"{path} must hold an object of photo names")
+    for name, entry in document.items():
+        known = {"points", "boxes", "mask"}
+        if not isinstance(entry, dict) or set(entry) - known:
+            raise ValueError(f"{path}: the prompts of {name} must be an object with {', '.join(sorted(known))}")
+        try:
+            yield (
+                name,
+                PhotoPrompts(
+                    tuple((float(x), float(y), int(label)) for x, y, label in entry.get("points", ())),
+                    tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in entry.get("boxes", ())),
+                    path.parent / entry["mask"] if "mask" in entry else None,
+                ),
+            )
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: the prompts of {name} must be numbers [x, y, label], [x0, y0, x1, y1]") from error
