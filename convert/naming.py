@@ -2,6 +2,8 @@
 
 import re
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 __all__ = ["official_key", "official_layout", "official_shape", "our_layout"]
@@ -51,6 +53,6 @@ def official_layout(path: str, array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array.transpose(_axes(path, array.ndim)))
 
 
-def our_layout(path: str, tensor: np.ndarray) -> np.ndarray:
-    """The official tensor as our array."""
-    return np.ascontiguousarray(tensor.transpose(np.argsort(_axes(path, tensor.ndim))))
+def our_layout(path: str, tensor: np.ndarray) -> jax.Array:
+    """The official tensor as our array, a copy."""
+    return jnp.array(tensor.transpose(np.argsort(_axes(path, tensor.ndim))))

@@ -13,7 +13,7 @@ from sam2refiner_jax.config import PRESETS, SAM2Config
 
 from .naming import official_key, official_shape, our_layout
 
-__all__ = ["read_official", "read_tensors", "recognise"]
+__all__ = ["read_official", "read_tensors", "recognise", "weights_from_official"]
 
 INSTALL_HINT = "pip install 'sam2refiner_jax[convert]'"
 
@@ -30,15 +30,26 @@ def read_official(source: str | os.PathLike[str]) -> tuple[SAM2Config, Weights]:
       CheckpointError: naming what is wrong with it.
     """
     path = _local_file(source)
-    tensors = read_tensors(path)
     try:
-        config = recognise(tensors)
-        shapes = {official_key(p): official_shape(p, shape) for p, shape in weight_shapes(config).items()}
-        check_shapes(shapes, {key: tensor.shape for key, tensor in tensors.items()})
-        # Each tensor is let go as soon as its copy is made: a large checkpoint need not fit in memory twice.
-        return config, {p: our_layout(p, _as_float32(official_key(p), tensors)) for p in weight_shapes(config)}
+        return weights_from_official(read_tensors(path))
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
+
+
+def weights_from_official(tensors: dict[str, np.ndarray]) -> tuple[SAM2Config, Weights]:
+    """The same for tensors in memory, such as those of a PyTorch model's `state_dict()`.
+
+    Empties `tensors` on the way: each is let go as soon as its copy is made, so that a large checkpoint need not fit
+    in memory twice.
+
+    Raises:
+      CheckpointError: listing missing, surplus and wrongly shaped tensors.
+    """
+    config = recognise(tensors)
+    shapes = weight_shapes(config)
+    expected = {official_key(path): official_shape(path, shape) for path, shape in shapes.items()}
+    check_shapes(expected, {key: tensor.shape for key, tensor in tensors.items()})
+    return config, {path: our_layout(path, _pop_as_float32(tensors, official_key(path))) for path in shapes}
 
 
 def recognise(tensors: Mapping[str, np.ndarray]) -> SAM2Config:
@@ -73,9 +84,9 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
       CheckpointError: if the file is damaged, or holds anything but named tensors.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path} is not a file, a checkpoint directory or a Hugging Face id")
+        raise CheckpointError("not a file, a checkpoint directory or a Hugging Face id")
     if path.stat().st_size == 0:
-        raise CheckpointError(f"{path} is empty")
+        raise CheckpointError("the file is empty")
     return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pt(path)
 
 
@@ -83,18 +94,18 @@ def _read_pt(path: Path) -> dict[str, np.ndarray]:
     try:
         import torch
     except ImportError as error:
-        raise CheckpointError(f"reading {path.name} needs PyTorch: {INSTALL_HINT}") from error
+        raise CheckpointError(f"reading it needs PyTorch: {INSTALL_HINT}") from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} is damaged, or holds code or objects besides tensors; nothing in it was executed"
+            "the file is damaged, or holds code or objects besides tensors; nothing in it was executed"
         ) from error
     except Exception as error:  # PyTorch raises many kinds for a damaged file.
-        raise CheckpointError(f"{path} is damaged or not a PyTorch file: {_first_line(error)}") from error
+        raise CheckpointError(f"damaged or not a PyTorch file: {_first_line(error)}") from error
     tensors = content.get("model", content) if isinstance(content, dict) else None
     if not isinstance(tensors, dict) or not all(isinstance(t, torch.Tensor) for t in tensors.values()):
-        raise CheckpointError(f"{path} must hold a dictionary of tensors, under 'model' as officially")
+        raise CheckpointError("the file must hold a dictionary of tensors, under 'model' as officially")
     return {key: (t.float() if t.is_floating_point() else t).numpy() for key, t in tensors.items()}
 
 
@@ -102,11 +113,11 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         from safetensors.numpy import load_file
     except ImportError as error:
-        raise CheckpointError(f"reading {path.name} needs safetensors: {INSTALL_HINT}") from error
+        raise CheckpointError(f"reading it needs safetensors: {INSTALL_HINT}") from error
     try:
         return dict(load_file(path))
     except Exception as error:
-        raise CheckpointError(f"{path} is damaged or not a safetensors file: {_first_line(error)}") from error
+        raise CheckpointError(f"damaged or not a safetensors file: {_first_line(error)}") from error
 
 
 def _local_file(source: str | os.PathLike[str]) -> Path:
@@ -127,7 +138,7 @@ def _local_file(source: str | os.PathLike[str]) -> Path:
         ) from error
 
 
-def _as_float32(key: str, tensors: dict[str, np.ndarray]) -> np.ndarray:
+def _pop_as_float32(tensors: dict[str, np.ndarray], key: str) -> np.ndarray:
     tensor = tensors.pop(key)
     if not np.issubdtype(tensor.dtype, np.floating) and tensor.dtype.name != "bfloat16":
         raise CheckpointError(f"{key} must hold floating-point numbers, got {tensor.dtype}")

@@ -141,8 +141,9 @@ def save_weights(directory: str | os.PathLike[str], config: SAM2Config, weights:
     with new_directory(directory) as partial:
         document = {"format": FORMAT_VERSION, "model": config.to_dict()}
         (partial / CONFIG_FILE).write_text(json.dumps(document, indent=2) + "\n")
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            checkpointer.save(partial / WEIGHTS_FOLDER, dict(weights))
+        # Weights hardly compress. Orbax copies NumPy arrays before it writes them, but not JAX arrays.
+        with ocp.PyTreeCheckpointer(use_compression=False) as checkpointer:
+            checkpointer.save(partial / WEIGHTS_FOLDER, {path: jnp.asarray(w) for path, w in weights.items()})
 
 
 def load_weights(directory: str | os.PathLike[str]) -> tuple[SAM2Config, Weights]:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
+from numpy.typing import ArrayLike
 
 from .checkpoints import load_model
 from .nn.mask_decoder import select_single_mask
@@ -37,7 +38,7 @@ class Masks:
 
 
 @jax.jit
-def encode_photos(model: SAM2, images: Float[Array, "b s s 3"]) -> ImageFeatures:
+def encode_photos(model: SAM2, images: Float[Array | np.ndarray, "b s s 3"]) -> ImageFeatures:
     """Features of preprocessed photos, with what the mask decoder reads as `embedding`."""
     features = model.encode_image(images).without_stages()
     return dataclasses.replace(features, embedding=model.image_embedding(features))
@@ -45,7 +46,7 @@ def encode_photos(model: SAM2, images: Float[Array, "b s s 3"]) -> ImageFeatures
 
 @jax.jit
 def decode_prompts(
-    model: SAM2, features: ImageFeatures, photo_index: Int[Array, " objects"], prompts: Prompts
+    model: SAM2, features: ImageFeatures, photo_index: Int[Array | np.ndarray, " objects"], prompts: Prompts
 ) -> Masks:
     """Masks of a batch of objects, each in the photo that `photo_index` names."""
     features = features.take(photo_index)
@@ -119,10 +120,10 @@ class SAM2ImagePredictor:
 
     def predict(
         self,
-        point_coords: np.ndarray | None = None,
-        point_labels: np.ndarray | None = None,
-        box: np.ndarray | None = None,
-        mask_input: np.ndarray | None = None,
+        point_coords: ArrayLike | None = None,
+        point_labels: ArrayLike | None = None,
+        box: ArrayLike | None = None,
+        mask_input: ArrayLike | None = None,
         multimask_output: bool = True,
         return_logits: bool = False,
         normalize_coords: bool = True,
@@ -156,10 +157,10 @@ class SAM2ImagePredictor:
 
     def predict_batch(
         self,
-        point_coords_batch: Sequence[np.ndarray | None] | None = None,
-        point_labels_batch: Sequence[np.ndarray | None] | None = None,
-        box_batch: Sequence[np.ndarray | None] | None = None,
-        mask_input_batch: Sequence[np.ndarray | None] | None = None,
+        point_coords_batch: Sequence[ArrayLike | None] | None = None,
+        point_labels_batch: Sequence[ArrayLike | None] | None = None,
+        box_batch: Sequence[ArrayLike | None] | None = None,
+        mask_input_batch: Sequence[ArrayLike | None] | None = None,
         multimask_output: bool = True,
         return_logits: bool = False,
         normalize_coords: bool = True,
@@ -200,7 +201,7 @@ class SAM2ImagePredictor:
         self._features = encode_photos(self.model, inputs)
         self._photo_sizes = [photo.shape[:2] for photo in rgb]
 
-    def _read_prompts(self, photo: int, coords, labels, box, mask_input, normalize_coords: bool) -> ObjectPrompts:
+    def _read_prompts(self, photo: int, coords, labels, box, mask_input, normalize_coords) -> ObjectPrompts:
         return read_prompts(
             coords,
             labels,

@@ -5,6 +5,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
@@ -39,7 +40,7 @@ class ImageFeatures:
         """The same without the trunk's outputs, which only refiners read and which weigh most."""
         return dataclasses.replace(self, stages=())
 
-    def take(self, index: Int[Array, " objects"]) -> "ImageFeatures":
+    def take(self, index: Int[Array | np.ndarray, " objects"]) -> "ImageFeatures":
         """The features of image `index[i]` as row i."""
         return jax.tree.map(lambda x: x[index], self)
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
@@ -35,10 +36,10 @@ class Prompts:
       has_mask: whether `mask` is a prompt.
     """
 
-    points: Float[Array, "objects slots 2"]
-    labels: Int[Array, "objects slots"]
-    mask: Float[Array, "objects m m"]
-    has_mask: Bool[Array, " objects"]
+    points: Float[Array | np.ndarray, "objects slots 2"]
+    labels: Int[Array | np.ndarray, "objects slots"]
+    mask: Float[Array | np.ndarray, "objects m m"]
+    has_mask: Bool[Array | np.ndarray, " objects"]
 
 
 class MaskDownscaling(nnx.Module):

@@ -1,0 +1,48 @@
+"""Photos to test on: real ones from a folder of data beside the repository where there is one, generated ones otherwise."""
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+DATA = Path(os.environ.get("SAM2REFINER_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+def generated_photo(height: int, width: int, seed: int) -> np.ndarray:
+    """Smooth colours, hard-edged disks and noise: all the frequencies that a photo has."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
+    photo = np.asarray(coarse).astype(np.int16)
+    y, x = np.mgrid[:height, :width]
+    for _ in range(12):
+        cy, cx, radius = rng.uniform(0, height), rng.uniform(0, width), rng.uniform(0.03, 0.2) * min(height, width)
+        photo[(y - cy) ** 2 + (x - cx) ** 2 < radius**2] = rng.integers(0, 255, 3)
+    photo += rng.normal(0, 8, photo.shape).astype(np.int16)
+    return photo.clip(0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def photo() -> np.ndarray:
+    """An RGB photo of 1200 x 1800 pixels, larger than the model's input."""
+    path = DATA / "photos" / "truck.jpg"
+    return np.asarray(Image.open(path).convert("RGB")) if path.exists() else generated_photo(1200, 1800, seed=0)
+
+
+@pytest.fixture(scope="session")
+def wide_photo() -> np.ndarray:
+    """An RGB frame of 480 x 854 pixels or so, smaller than the model's input."""
+    frames = sorted((DATA / "davis2016" / "JPEGImages" / "480p").glob("*/00000.jpg"))
+    return np.asarray(Image.open(frames[0]).convert("RGB")) if frames else generated_photo(480, 854, seed=1)
+
+
+@pytest.fixture(scope="session")
+def tall_photo() -> np.ndarray:
+    """A tall RGB photo of 481 x 321 pixels or so."""
+    tall = (p for p in sorted((DATA / "bsds500" / "images" / "val").glob("*.jpg")) if Image.open(p).size == (321, 481))
+    path = next(tall, None)
+    return np.asarray(Image.open(path).convert("RGB")) if path else generated_photo(481, 321, seed=2)

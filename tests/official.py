@@ -1,0 +1,122 @@
+"""The official PyTorch package as the reference: models with every parameter randomised, and ours with the same."""
+
+import contextlib
+import dataclasses
+import functools
+import sys
+import types
+
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+from sam2refiner_jax import SAM2
+from sam2refiner_jax.checkpoints import model_from_weights
+from sam2refiner_jax.convert import weights_from_official
+
+PRESET_NAMES = [f"{version}_hiera_{size}" for version in ("sam2", "sam2.1") for size in ("t", "s", "b+", "l")]
+
+
+class ToTensor:
+    def __call__(self, image):
+        tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        return tensor.float().div(255) if tensor.dtype == torch.uint8 else tensor
+
+
+class Resize(torch.nn.Module):
+    def __init__(self, size):
+        super().__init__()
+        self.size = size
+
+    def forward(self, image):
+        resized = torch.nn.functional.interpolate(
+            image[None], self.size, mode="bilinear", align_corners=False, antialias=True
+        )
+        return resized[0]
+
+
+class Normalize(torch.nn.Module):
+    def __init__(self, mean, std):
+        super().__init__()
+        self.mean, self.std = (torch.tensor(v).view(-1, 1, 1) for v in (mean, std))
+
+    def forward(self, image):
+        return (image - self.mean) / self.std
+
+
+@contextlib.contextmanager
+def torchvision_stand_in():
+    """The three transforms of torchvision that the official image predictor imports, on torch's own functions.
+
+    torchvision has no build for CPU-only PyTorch on every platform; its tensor `Resize` is this `interpolate` call.
+    """
+    transforms = types.ModuleType("torchvision.transforms")
+    transforms.ToTensor, transforms.Resize, transforms.Normalize = ToTensor, Resize, Normalize
+    package = types.ModuleType("torchvision")
+    package.transforms = transforms
+    script = torch.jit.script
+    torch.jit.script = lambda module: module
+    sys.modules["torchvision"], sys.modules["torchvision.transforms"] = package, transforms
+    try:
+        yield
+    finally:
+        torch.jit.script = script
+
+
+def build_official(name: str, **overrides) -> torch.nn.Module:
+    from sam2.build_sam import build_sam2
+
+    version = name.split("_")[0]
+    extra = [f"++model.{key}={value}" for key, value in overrides.items()]
+    return build_sam2(f"configs/{version}/{name}.yaml", device="cpu", hydra_overrides_extra=extra)
+
+
+def randomise(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    """Adds noise to every parameter and buffer, so that none is zero or one any more.
+
+    Vectors and embeddings get much of it: a positional embedding that hardly counts would hide an error in its resize.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, tensor in module.state_dict().items():
+            is_small = tensor.ndim == 1 or any(part in name for part in ("embed", "token", "tpos", "no_obj", "no_mem"))
+            scale = 0.2 if is_small and "proj" not in name else 0.02
+            tensor.add_(scale * torch.randn(tensor.shape, generator=generator))
+    return module
+
+
+@functools.lru_cache(maxsize=1)
+def official_and_ours(name: str) -> tuple[torch.nn.Module, SAM2]:
+    """The official model of this name with random weights, and ours with the same weights."""
+    official = randomise(build_official(name))
+    return official, ours_like(official)
+
+
+def ours_like(official: torch.nn.Module, *, dtype=jnp.float32, **config_changes) -> SAM2:
+    """Our model with the weights of the official one."""
+    config, weights = weights_from_official({k: t.numpy().copy() for k, t in official.state_dict().items()})
+    return model_from_weights(dataclasses.replace(config, **config_changes), weights, dtype=dtype)
+
+
+def official_image_predictor(official: torch.nn.Module, **kwargs):
+    with torchvision_stand_in():
+        from sam2.sam2_image_predictor import SAM2ImagePredictor
+
+        return SAM2ImagePredictor(official, **kwargs)
+
+
+def relative_error(ours, reference) -> float:
+    """Relative L2 distance."""
+    ours, reference = np.asarray(ours, np.float64), np.asarray(reference, np.float64)
+    assert ours.shape == reference.shape
+    return float(np.linalg.norm(ours - reference) / np.linalg.norm(reference))
+
+
+def nchw(x) -> np.ndarray:
+    """Ours (NHWC) as PyTorch lays it out."""
+    return np.asarray(x).transpose(0, 3, 1, 2)
+
+
+def to_torch(x) -> torch.Tensor:
+    """Ours (NHWC) as a PyTorch tensor (NCHW)."""
+    return torch.from_numpy(nchw(x).copy())
