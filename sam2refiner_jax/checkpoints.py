@@ -43,9 +43,7 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message says which and why."""
 
 
-def build_model(
-    name: str, *, image_size: int | None = None, seed: int = 0, dtype: DTypeLike = jnp.float32
-) -> SAM2:
+def build_model(name: str, *, image_size: int | None = None, seed: int = 0, dtype: DTypeLike = jnp.float32) -> SAM2:
     """A model with fresh random weights.
 
     Args:
@@ -168,9 +166,7 @@ def load_weights(directory: str | os.PathLike[str]) -> tuple[SAM2Config, Weights
             weights = checkpointer.restore(directory / WEIGHTS_FOLDER, restore_args=restore_args)
     except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged directory.
         reason = str(error).strip().splitlines()
-        raise CheckpointError(
-            f"cannot read the weights in {directory}: {reason[0] if reason else error!r}"
-        ) from error
+        raise CheckpointError(f"cannot read the weights in {directory}: {reason[0] if reason else error!r}") from error
     return config, weights
 
 
@@ -180,8 +176,15 @@ def _compute_dtype(dtype: DTypeLike) -> np.dtype:
     return jnp.dtype(dtype)
 
 
+class _SameKey(nnx.Rngs):
+    """Gives the same key every time: shapes do not depend on it, and counting under a trace takes quadratic time."""
+
+    def params(self) -> jax.Array:
+        return jax.random.key(0)
+
+
 def _abstract_model(config: SAM2Config, dtype: DTypeLike) -> SAM2:
-    return nnx.eval_shape(lambda: SAM2(config, dtype=dtype, rngs=nnx.Rngs(0)))
+    return nnx.eval_shape(lambda: SAM2(config, dtype=dtype, rngs=_SameKey()))
 
 
 def _flat_variables(model: SAM2) -> dict[str, nnx.Variable]:

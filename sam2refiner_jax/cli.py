@@ -46,7 +46,7 @@ def _use_compilation_cache() -> None:
     """Keeps compiled programs between runs, unless the user chose a place for them already."""
     import jax
 
-    if jax.config.jax_compilation_cache_dir is None:
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(home / "sam2refiner_jax" / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

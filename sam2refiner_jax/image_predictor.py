@@ -40,7 +40,7 @@ class Masks:
 @jax.jit
 def encode_photos(model: SAM2, images: Float[Array | np.ndarray, "b s s 3"]) -> ImageFeatures:
     """Features of preprocessed photos, with what the mask decoder reads as `embedding`."""
-    features = model.encode_image(images).without_stages()
+    features = model.encode_image(jnp.asarray(images)).without_stages()
     return dataclasses.replace(features, embedding=model.image_embedding(features))
 
 
@@ -82,9 +82,7 @@ class SAM2ImagePredictor:
         self.reset_predictor()
 
     @classmethod
-    def from_pretrained(
-        cls, model_id: str, *, dtype: DTypeLike = jnp.float32, **kwargs: float
-    ) -> "SAM2ImagePredictor":
+    def from_pretrained(cls, model_id: str, *, dtype: DTypeLike = jnp.float32, **kwargs: float) -> "SAM2ImagePredictor":
         """A predictor with the model that `load_model` gives; `kwargs` go to the constructor."""
         return cls(load_model(model_id, dtype=dtype), **kwargs)
 
@@ -183,8 +181,8 @@ class SAM2ImagePredictor:
                 raise ValueError(f"{name} must have one entry for each of the {photos} photos, got {len(batch)}")
         prompts = []
         for i in range(photos):
-            arguments = [None if batch is None else batch[i] for batch in batches.values()]
-            prompts.append((i, self._read_prompts(i, *arguments, normalize_coords)))
+            coords, labels, box, mask_input = (None if batch is None else batch[i] for batch in batches.values())
+            prompts.append((i, self._read_prompts(i, coords, labels, box, mask_input, normalize_coords)))
         masks, ious, low_res = zip(*self._predict(prompts, multimask_output, return_logits), strict=True)
         return list(masks), list(ious), list(low_res)
 
@@ -232,9 +230,7 @@ class SAM2ImagePredictor:
         return results
 
     def _postprocess(self, low_res, iou, photo_size: tuple[int, int], return_logits: bool) -> Prediction:
-        cleaned = fill_holes_and_remove_specks(
-            low_res, self.mask_threshold, self.max_hole_area, self.max_sprinkle_area
-        )
+        cleaned = fill_holes_and_remove_specks(low_res, self.mask_threshold, self.max_hole_area, self.max_sprinkle_area)
         masks = resize_masks(cleaned, photo_size)
         if not return_logits:
             masks = (masks > self.mask_threshold).astype(np.float32)

@@ -61,7 +61,7 @@ def read_prompts(
     parts: list[tuple[np.ndarray, np.ndarray]] = []
     if box is not None:
         corners = _read_boxes(box, limits)
-        parts.append((corners, np.broadcast_to(np.int32([BOX_START, BOX_END]), corners.shape[:2])))
+        parts.append((corners, np.broadcast_to(np.array([BOX_START, BOX_END], np.int32), corners.shape[:2])))
     if point_coords is not None:
         parts.append(_read_points(point_coords, point_labels, limits))
     elif point_labels is not None:
@@ -164,7 +164,9 @@ def _read_boxes(box: ArrayLike, limits: np.ndarray) -> np.ndarray:
     # A detector's box may reach over the edge, but must touch the photo.
     outside = ((corners[:, 1] <= 0) | (corners[:, 0] >= limits)).any(axis=-1)
     if outside.any():
-        raise ValueError(f"box must overlap the photo of {limits[0]:g} x {limits[1]:g}, got {boxes[outside][0].tolist()}")
+        raise ValueError(
+            f"box must overlap the photo of {limits[0]:g} x {limits[1]:g}, got {boxes[outside][0].tolist()}"
+        )
     return corners
 
 

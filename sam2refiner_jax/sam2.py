@@ -92,9 +92,7 @@ class SAM2(nnx.Module):
         """What the mask decoder reads at stride 16 when there is no memory: an image, or a video's first frame."""
         return features.embedding + self.no_mem_embed[...].astype(self.dtype)[None]
 
-    def decode(
-        self, embedding: Float[Array, "b h w c"], features: ImageFeatures, prompts: Prompts
-    ) -> DecoderOutput:
+    def decode(self, embedding: Float[Array, "b h w c"], features: ImageFeatures, prompts: Prompts) -> DecoderOutput:
         """Decodes one object per row.
 
         Args:

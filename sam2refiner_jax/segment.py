@@ -42,7 +42,7 @@ class PhotoPrompts:
     def __bool__(self) -> bool:
         return bool(self.points or self.boxes or self.mask)
 
-    def arguments(self, mask_size: int) -> dict[str, np.ndarray]:
+    def arguments(self, mask_size: int) -> dict[str, Any]:
         """The prompts as arguments of `SAM2ImagePredictor.predict`.
 
         Raises:
@@ -50,7 +50,7 @@ class PhotoPrompts:
         """
         if self.points and len(self.boxes) > 1:
             raise ValueError(f"points are for one object and cannot be mixed with {len(self.boxes)} boxes")
-        arguments = {}
+        arguments: dict[str, Any] = {}
         if self.points:
             points = np.array(self.points, np.float32)
             arguments |= {"point_coords": points[:, :2], "point_labels": points[:, 2].astype(np.int32)}
@@ -199,4 +199,6 @@ def _parse_prompts(path: Path, document: Any) -> Iterator[tuple[str, PhotoPrompt
                 ),
             )
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}: the prompts of {name} must be numbers [x, y, label], [x0, y0, x1, y1]") from error
+            raise ValueError(
+                f"{path}: the prompts of {name} must be numbers [x, y, label], [x0, y0, x1, y1]"
+            ) from error

@@ -1,14 +1,17 @@
-"""Photos to test on: real ones from a folder of data beside the repository where there is one, generated ones otherwise."""
+"""Photos to test on: real ones from a folder of data beside the repository where there is one, else generated ones."""
 
 import os
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
+jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".cache" / "xla"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 DATA = Path(os.environ.get("SAM2REFINER_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -16,7 +19,9 @@ DATA = Path(os.environ.get("SAM2REFINER_DATA", Path(__file__).parents[2] / "shar
 def generated_photo(height: int, width: int, seed: int) -> np.ndarray:
     """Smooth colours, hard-edged disks and noise: all the frequencies that a photo has."""
     rng = np.random.default_rng(seed)
-    coarse = Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
+    coarse = Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).resize(
+        (width, height), Image.Resampling.BICUBIC
+    )
     photo = np.asarray(coarse).astype(np.int16)
     y, x = np.mgrid[:height, :width]
     for _ in range(12):

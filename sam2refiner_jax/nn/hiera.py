@@ -46,7 +46,7 @@ class MultiScaleAttention(nnx.Module):
         self.proj = nnx.Linear(dim_out, dim_out, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c2"]:
-        b, h, w, _ = x.shape
+        b = x.shape[0]
         q, k, v = jnp.split(self.qkv(x), 3, axis=-1)
         if self.pool:
             q = max_pool_2x2(q)
@@ -77,7 +77,7 @@ class MultiScaleBlock(nnx.Module):
             if self.pool:
                 shortcut = max_pool_2x2(shortcut)
         if self.window:
-            x = merge_windows(self.attn(partition_windows(x, self.window)), shortcut.shape[1:3])
+            x = merge_windows(self.attn(partition_windows(x, self.window)), (shortcut.shape[1], shortcut.shape[2]))
         else:
             x = self.attn(x)
         x = shortcut + x
@@ -126,7 +126,7 @@ class Hiera(nnx.Module):
     def __call__(self, image: Float[Array, "b s s 3"]) -> tuple[Float[Array, "b _ _ _"], ...]:
         """The stage outputs at strides 4, 8, 16 and 32."""
         x = self.patch_embed["proj"](image)
-        x = x + self.positional_embedding(x.shape[1:3]).astype(self.dtype)
+        x = x + self.positional_embedding((x.shape[1], x.shape[2])).astype(self.dtype)
         outputs = []
         for i, block in enumerate(self.blocks):
             x = block(x)

@@ -1,5 +1,6 @@
 """Small layers that several modules share."""
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -88,9 +89,7 @@ class MLP(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.activation = activation
-        self.layers = nnx.List(
-            nnx.Linear(n, k, dtype=dtype, rngs=rngs) for n, k in zip(features[:-1], features[1:], strict=True)
-        )
+        self.layers = nnx.List(nnx.Linear(n, k, dtype=dtype, rngs=rngs) for n, k in itertools.pairwise(features))
 
     def __call__(self, x: Float[Array, "*batch c_in"]) -> Float[Array, "*batch c_out"]:
         for layer in self.layers[:-1]:

@@ -56,9 +56,7 @@ class MemoryEncoder(nnx.Module):
         self.fuser = nnx.Dict(layers=nnx.List(CXBlock(dim, dtype=dtype, rngs=rngs) for _ in range(num_layers)))
         self.out_proj = conv(dim, config.memory_dim, 1, dtype=dtype, rngs=rngs)
 
-    def __call__(
-        self, features: Float[Array, "b h h c"], masks: Float[Array, "b s s 1"]
-    ) -> Float[Array, "b h h cm"]:
+    def __call__(self, features: Float[Array, "b h h c"], masks: Float[Array, "b s s 1"]) -> Float[Array, "b h h cm"]:
         """Memory features at stride 16.
 
         Args:

@@ -80,15 +80,15 @@ class PromptEncoder(nnx.Module):
         self, prompts: Prompts
     ) -> tuple[Float[Array, "objects slots c"], Bool[Array, "objects slots"], Float[Array, "objects h w c"]]:
         """Sparse tokens, which of them exist, and the dense map."""
-        labels = prompts.labels[..., None]
+        points, labels, mask = (jnp.asarray(x) for x in (prompts.points, prompts.labels, prompts.mask))
         # Points mean pixel corners outside and pixel centres inside, as officially.
-        place = self.pe_layer((prompts.points + 0.5) / self.image_size)
+        place = self.pe_layer((points + 0.5) / self.image_size)
         kinds = jnp.concatenate([embed.embedding[...] for embed in self.point_embeddings])
-        tokens = place + kinds[jnp.clip(prompts.labels, 0)]
-        tokens = jnp.where(labels == NOT_A_POINT, self.not_a_point_embed.embedding[...], tokens)
-        exists = prompts.labels != ABSENT
+        tokens = place + kinds[jnp.clip(labels, 0)]
+        tokens = jnp.where(labels[..., None] == NOT_A_POINT, self.not_a_point_embed.embedding[...], tokens)
+        exists = labels != ABSENT
 
-        dense = self.mask_downscaling(prompts.mask[..., None])
+        dense = self.mask_downscaling(mask[..., None])
         no_mask = self.no_mask_embed.embedding[...].astype(dense.dtype)
         dense = jnp.where(prompts.has_mask[:, None, None, None], dense, no_mask)
         return tokens.astype(self.dtype), exists, dense

@@ -67,9 +67,7 @@ class TwoWayAttentionBlock(nnx.Module):
 
         tokens = self.norm3(tokens + self.mlp(tokens))
 
-        image = image + self.cross_attn_image_to_token(
-            image + image_pe, tokens + token_pe, tokens, key_mask=token_mask
-        )
+        image = image + self.cross_attn_image_to_token(image + image_pe, tokens + token_pe, tokens, key_mask=token_mask)
         return tokens, self.norm4(image)
 
 

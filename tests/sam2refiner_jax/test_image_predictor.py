@@ -46,7 +46,9 @@ def assert_equal_predictions(predictors, **prompts):
 
 
 # Fractions of the photo's width and height.
-CLICKS = np.array([[0.28, 0.31], [0.62, 0.52], [0.1, 0.9], [0.5, 0.5], [0.9, 0.2], [0.3, 0.7], [0.75, 0.75], [0.2, 0.1]])
+CLICKS = np.array(
+    [[0.28, 0.31], [0.62, 0.52], [0.1, 0.9], [0.5, 0.5], [0.9, 0.2], [0.3, 0.7], [0.75, 0.75], [0.2, 0.1]]
+)
 LABELS = np.array([1, 0, 1, 1, 0, 1, 0, 1])
 BOXES = np.array([[0.23, 0.5, 0.39, 0.73], [0.04, 0.23, 0.96, 0.71], [0.69, 0.56, 0.78, 0.62]])
 
@@ -245,7 +247,9 @@ def test_objects_do_not_change_each_other(small_predictor):
         np.testing.assert_allclose(alone, masks, atol=1e-5 * np.abs(alone).max())
 
 
-@pytest.mark.parametrize("kind", ["L", "LA", "RGBA", "P", "1", "array (h, w)", "array (h, w, 1)", "array (h, w, 4)", "float"])
+@pytest.mark.parametrize(
+    "kind", ["L", "LA", "RGBA", "P", "1", "array (h, w)", "array (h, w, 1)", "array (h, w, 4)", "float"]
+)
 def test_other_kinds_of_image_give_the_rgb_result(small_predictor, kind):
     from PIL import Image
 
@@ -282,7 +286,10 @@ BAD_PROMPTS = [
     ({"point_coords": [[5.0, 5.0]], "point_labels": [-1]}, "point_labels must be 0 or 1, got -1"),
     ({"point_coords": [[5.0, 5.0]]}, "point_labels must be given"),
     ({"point_labels": [1]}, "point_coords must be given"),
-    ({"point_coords": [[5.0, 5.0]], "point_labels": [1, 0]}, r"point_labels must have one label for each point.*\(2,\)"),
+    (
+        {"point_coords": [[5.0, 5.0]], "point_labels": [1, 0]},
+        r"point_labels must have one label for each point.*\(2,\)",
+    ),
     ({"point_coords": [5.0, 5.0], "point_labels": [1]}, r"point_coords must have shape \(n, 2\).*\(2,\)"),
     ({"point_coords": [["a", "b"]], "point_labels": [1]}, "point_coords must be numbers"),
     ({"box": [10.0, 10.0, 10.0, 20.0]}, r"box must be x0, y0, x1, y1 with x0 < x1.*10.0, 10.0, 10.0, 20.0"),

@@ -13,7 +13,10 @@ from sam2refiner_jax.preprocess import preprocess_image
 @pytest.mark.parametrize("name", ["sam2.1_hiera_t", "sam2.1_hiera_s", "sam2.1_hiera_b+", "sam2.1_hiera_l"])
 def test_encoder_and_decoder_equal_official(name, photo):
     """The four trunks at the released size; `test_image_predictor` goes through all kinds of prompts with one."""
-    official, ours = (official_image_predictor(official_and_ours(name)[0]), SAM2ImagePredictor(official_and_ours(name)[1]))
+    official, ours = (
+        official_image_predictor(official_and_ours(name)[0]),
+        SAM2ImagePredictor(official_and_ours(name)[1]),
+    )
     official.set_image(photo)
     ours.set_image(photo)
     reference = (*official._features["high_res_feats"], official._features["image_embed"])

@@ -1,0 +1,43 @@
+# Two commands from a clean clone: `make demo` and `make test`. Both set up .venv first.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The newest PyTorch that parity was measured with, and the official package as published.
+TORCH := torch==2.13.0
+SAM2 := sam2==1.1.0
+
+.PHONY: demo test lint benchmark clean
+
+demo: $(VENV)/.demo
+	$(BIN)/sam2refiner demo $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) --output out/demo
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+benchmark: $(VENV)/.test
+	$(BIN)/python benchmarks/image.py
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip setuptools wheel
+
+$(VENV)/.demo: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet $(TORCH)
+	$(BIN)/pip install --quiet --editable '.[demo]'
+	touch $@
+
+# The official package is built against the installed PyTorch; of its dependencies only torchvision is left out.
+$(VENV)/.test: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet $(TORCH)
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	SAM2_BUILD_CUDA=0 $(BIN)/pip install --quiet --no-build-isolation --no-deps $(SAM2)
+	touch $@
+
+clean:
+	rm -rf $(VENV) .cache out build *.egg-info

@@ -1,0 +1,120 @@
+"""Times us and the official PyTorch package side by side: image encoder, mask decoder, whole set_image + predict.
+
+    python benchmarks/image.py --models sam2.1_hiera_t sam2.1_hiera_l --rounds 5
+
+Both sides run in one process and in turns, so that a machine whose speed drifts still gives a fair ratio. Peak memory
+is measured in a process of its own for each side, which needs Linux.
+"""
+
+import argparse
+import json
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from official import build_official, official_image_predictor, ours_like
+
+from sam2refiner_jax import SAM2ImagePredictor, build_model
+from sam2refiner_jax.image_predictor import decode_prompts, encode_photos
+from sam2refiner_jax.prompts import pack_prompts, read_prompts
+
+PHOTO = np.random.default_rng(0).integers(0, 255, (1200, 1800, 3), np.uint8)
+PROMPTS = {"point_coords": np.array([[500.0, 375.0]]), "point_labels": np.array([1])}
+
+
+def seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    jax.block_until_ready(run())
+    return time.perf_counter() - start
+
+
+def compare(ours: Callable[[], object], official: Callable[[], object], rounds: int) -> dict[str, float]:
+    """Medians of both sides, run in turns after one warm-up each, and the median of the pairs' ratios."""
+    ours(), official()
+    pairs = [(seconds(ours), seconds(official)) for _ in range(rounds)]
+    return {
+        "ours": statistics.median(a for a, _ in pairs),
+        "official": statistics.median(b for _, b in pairs),
+        "ratio": statistics.median(a / b for a, b in pairs),
+    }
+
+
+def measure(name: str, rounds: int) -> dict[str, dict[str, float]]:
+    official = build_official(name)
+    model = ours_like(official)
+    theirs, ours = official_image_predictor(official), SAM2ImagePredictor(model)
+    theirs.set_image(PHOTO)
+    ours.set_image(PHOTO)
+
+    pixels = theirs._transforms(PHOTO)[None]
+    image = np.ascontiguousarray(pixels.numpy().transpose(0, 2, 3, 1))
+    prompts = read_prompts(**PROMPTS, box=None, mask_input=None, photo_size=PHOTO.shape[:2], image_size=1024)
+    packed = pack_prompts([prompts], model.config.mask_size)
+    index = np.zeros(1, np.int32)
+    points = (torch.from_numpy(prompts.points[:, :1]), torch.from_numpy(prompts.labels[:, :1]))
+
+    def predict(predictor):
+        predictor.set_image(PHOTO)
+        return predictor.predict(**PROMPTS)
+
+    with torch.no_grad():
+        return {
+            "encoder": compare(lambda: encode_photos(model, image), lambda: official.forward_image(pixels), rounds),
+            "decoder": compare(
+                lambda: decode_prompts(model, ours._features, index, packed),
+                lambda: theirs._predict(*points, return_logits=True),
+                4 * rounds,
+            ),
+            "set_image + predict": compare(lambda: predict(ours), lambda: predict(theirs), rounds),
+        }
+
+
+def peak_memory(name: str, side: str) -> float:
+    """Peak resident memory, in GiB, of a process that loads one side's model and predicts twice."""
+    program = [sys.executable, __file__, "--models", name, "--only", side]
+    result = subprocess.run(program, capture_output=True, text=True, check=True)
+    return json.loads(result.stdout.splitlines()[-1]) / 2**30
+
+
+def run_one_side(name: str, side: str) -> None:
+    predictor = (
+        SAM2ImagePredictor(build_model(name)) if side == "ours" else official_image_predictor(build_official(name))
+    )
+    for _ in range(2):
+        predictor.set_image(PHOTO)
+        predictor.predict(**PROMPTS)
+    status = Path("/proc/self/status").read_text()
+    print(int(re.search(r"VmHWM:\s+(\d+)", status)[1]) * 1024)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", default=["sam2.1_hiera_t", "sam2.1_hiera_l"])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", choices=["ours", "official"], help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.only:
+        run_one_side(arguments.models[0], arguments.only)
+        return
+    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, torch {torch.__version__}, float32, batch 1\n")
+    print("| model | what | ours | official | ratio |\n|---|---|---|---|---|")
+    for name in arguments.models:
+        for what, figures in measure(name, arguments.rounds).items():
+            print(
+                f"| {name} | {what} | {figures['ours']:.3f} s | {figures['official']:.3f} s | {figures['ratio']:.2f} |"
+            )
+        ours, official = (peak_memory(name, side) for side in ("ours", "official"))
+        print(f"| {name} | peak memory | {ours:.2f} GiB | {official:.2f} GiB | {ours / official:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
