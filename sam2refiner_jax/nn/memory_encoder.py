@@ -1,5 +1,7 @@
 """Turns a frame and its mask into memory features (`sam2.modeling.memory_encoder`)."""
 
+import itertools
+
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
@@ -17,8 +19,7 @@ class MaskDownSampler(nnx.Module):
     def __init__(self, dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         widths = (1, 4, 16, 64, 256)
         self.convs = nnx.List(
-            conv(n, k, 3, stride=2, padding=1, dtype=dtype, rngs=rngs)
-            for n, k in zip(widths[:-1], widths[1:], strict=True)
+            conv(n, k, 3, stride=2, padding=1, dtype=dtype, rngs=rngs) for n, k in itertools.pairwise(widths)
         )
         self.norms = nnx.List(layer_norm(k, epsilon=1e-6, dtype=dtype, rngs=rngs) for k in widths[1:])
         self.out_proj = conv(widths[-1], dim, 1, dtype=dtype, rngs=rngs)

@@ -3,6 +3,7 @@
 import math
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -17,7 +18,7 @@ class RandomPositionEncoding(nnx.Module):
     def __init__(self, dim: int, *, rngs: nnx.Rngs):
         self.positional_encoding_gaussian_matrix = Buffer(nnx.initializers.normal(1.0)(rngs.params(), (2, dim // 2)))
 
-    def __call__(self, xy: Float[Array, "*batch 2"]) -> Float[Array, "*batch c"]:
+    def __call__(self, xy: Float[Array | np.ndarray, "*batch 2"]) -> Float[Array, "*batch c"]:
         """The code of places `xy`, each coordinate in [0, 1] of the image's width and height."""
         matrix = self.positional_encoding_gaussian_matrix[...]
         angle = 2 * jnp.pi * ((2 * xy - 1) @ matrix)
@@ -52,7 +53,7 @@ def sine_encoding_2d(
 
 
 def sine_encoding_1d(
-    position: Float[Array, "*n"] | Int[Array, "*n"], dim: int, *, temperature: float = 10000.0
+    position: Float[Array | np.ndarray, "*n"] | Int[Array | np.ndarray, "*n"], dim: int, *, temperature: float = 10000.0
 ) -> Float[Array, "*n {dim}"]:
     """The original Transformer's encoding of scalar positions: sines, then cosines."""
     angle = position[..., None] / _inverse_frequencies(dim // 2, temperature)

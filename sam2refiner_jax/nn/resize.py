@@ -39,17 +39,17 @@ def _resize(x, size, kernel, radius):
     return jnp.einsum("xw,bywc->byxc", columns.astype(x.dtype), x)
 
 
-def resize_bicubic(x: Float[Array, "b h w c"], size: tuple[int, int]) -> Float[Array, "b h2 w2 c"]:
+def resize_bicubic(x: Float[Array | np.ndarray, "b h w c"], size: tuple[int, int]) -> Float[Array, "b h2 w2 c"]:
     """Bicubic resize to `size` = (height, width), as `torch.nn.functional.interpolate(mode="bicubic")`."""
     return _resize(x, size, _cubic_kernel, 2)
 
 
-def resize_bilinear(x: Float[Array, "b h w c"], size: tuple[int, int]) -> Float[Array, "b h2 w2 c"]:
+def resize_bilinear(x: Float[Array | np.ndarray, "b h w c"], size: tuple[int, int]) -> Float[Array, "b h2 w2 c"]:
     """Bilinear resize to `size` = (height, width), as `torch.nn.functional.interpolate(mode="bilinear")`."""
     return _resize(x, size, _linear_kernel, 1)
 
 
-def upsample_nearest_2x(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+def upsample_nearest_2x(x: Float[Array | np.ndarray, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     """Every pixel becomes a 2x2 block."""
     b, h, w, c = x.shape
     return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
