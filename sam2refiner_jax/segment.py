@@ -42,11 +42,11 @@ class PhotoPrompts:
     def __bool__(self) -> bool:
         return bool(self.points or self.boxes or self.mask)
 
-    def arguments(self, mask_size: int) -> dict[str, Any]:
-        """The prompts as arguments of `SAM2ImagePredictor.predict`.
+    def arguments(self, photo_size: tuple[int, int], mask_size: int) -> dict[str, Any]:
+        """The prompts as arguments of `SAM2ImagePredictor.predict` on a photo of `photo_size` = (height, width).
 
         Raises:
-          ValueError: if clicks are mixed with several boxes, or the mask cannot be read.
+          ValueError: if clicks are mixed with several boxes, or the mask cannot be read or is not the photo's size.
         """
         if self.points and len(self.boxes) > 1:
             raise ValueError(f"points are for one object and cannot be mixed with {len(self.boxes)} boxes")
@@ -57,7 +57,11 @@ class PhotoPrompts:
         if self.boxes:
             arguments["box"] = np.array(self.boxes, np.float32)
         if self.mask:
-            hard = Image.fromarray((read_photo(self.mask).max(axis=-1) > 127).astype(np.float32))
+            picture = read_photo(self.mask).max(axis=-1)
+            if picture.shape != photo_size:
+                sizes = [f"{width} x {height}" for height, width in (picture.shape, photo_size)]
+                raise ValueError(f"mask {self.mask.name} is {sizes[0]} pixels, the photo {sizes[1]}")
+            hard = Image.fromarray((picture > 127).astype(np.float32))
             soft = np.asarray(hard.resize((mask_size, mask_size), Image.Resampling.BILINEAR))
             arguments["mask_input"] = soft[None] * MASK_SCALE + MASK_BIAS
         return arguments
@@ -128,8 +132,8 @@ def segment_photo(
     predictor: SAM2ImagePredictor, path: Path, prompts: PhotoPrompts, output: Path, *, multimask: bool = False
 ) -> Path:
     """Segments one photo and writes its masks, scores and overlay; returns the overlay's path."""
-    arguments = prompts.arguments(predictor.model.config.mask_size)
     photo = read_photo(path)
+    arguments = prompts.arguments((photo.shape[0], photo.shape[1]), predictor.model.config.mask_size)
     predictor.set_image(photo)
     prediction = predictor.predict(**arguments, multimask_output=multimask)
     masks, ious = _per_object(prediction)
@@ -179,7 +183,11 @@ def _find_photos(photo: Path) -> list[Path]:
 
 
 def _read_prompt_file(path: Path) -> dict[str, PhotoPrompts]:
-    return dict(_parse_prompts(path, json.loads(path.read_text())))
+    try:
+        document = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    return dict(_parse_prompts(path, document))
 
 
 def _parse_prompts(path: Path, document: Any) -> Iterator[tuple[str, PhotoPrompts]]:

@@ -1,0 +1,165 @@
+"""The commands `segment` and `demo`, as a user runs them."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sam2refiner_jax import SAM2ImagePredictor, build_model, load_model, save_model
+from sam2refiner_jax.cli import main
+from sam2refiner_jax.overlay import PALETTE, draw_overlay
+from sam2refiner_jax.preprocess import read_photo
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("model") / "small"
+    save_model(build_model("sam2.1_hiera_t", image_size=128), directory)
+    return directory
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name, size in (("a.jpg", (60, 90)), ("b.png", (80, 50))):
+        Image.fromarray(rng.integers(0, 255, (*size, 3), np.uint8)).save(folder / name)
+    (folder / "notes.txt").write_text("not a photo")
+    return folder
+
+
+def run(*arguments):
+    main([str(a) for a in arguments])
+
+
+def fails(capsys, *arguments) -> str:
+    """The one line that the command prints when it exits with status 2."""
+    with pytest.raises(SystemExit) as exit_:
+        run(*arguments)
+    assert exit_.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert "Traceback" not in "".join(lines)
+    return lines[-1]
+
+
+def test_one_photo_from_clicks(checkpoint, photos, tmp_path):
+    out = tmp_path / "out"
+    run("segment", photos / "a.jpg", "--checkpoint", checkpoint, "--output", out, "--points", 30, 20, 1, 60, 40, 0)
+    assert sorted(p.name for p in out.iterdir()) == ["a.json", "a_object0.png", "a_overlay.png"]
+
+    predictor = SAM2ImagePredictor(load_model(checkpoint))
+    predictor.set_image(read_photo(photos / "a.jpg"))
+    masks, ious, _ = predictor.predict(point_coords=[[30, 20], [60, 40]], point_labels=[1, 0], multimask_output=False)
+    np.testing.assert_array_equal(np.asarray(Image.open(out / "a_object0.png")), masks[0] * 255)
+    document = json.loads((out / "a.json").read_text())
+    assert (document["height"], document["width"]) == (60, 90)
+    entry = document["objects"][0]["masks"][0]
+    assert entry["area"] == masks[0].sum()
+    assert entry["predicted_iou"] == pytest.approx(float(ious[0]), abs=1e-6)
+
+    assert Image.open(out / "a_overlay.png").size == (90, 60)
+
+
+def test_overlay_tints_the_mask_and_leaves_the_rest():
+    photo = np.random.default_rng(0).integers(0, 255, (60, 90, 3), np.uint8)
+    mask = np.zeros((60, 90), bool)
+    mask[20:40, 30:60] = True
+    overlay = draw_overlay(
+        photo,
+        mask[None],
+        points=np.array([[45.0, 30.0]], np.float32),
+        labels=np.array([1]),
+        boxes=np.array([[28.0, 18.0, 62.0, 42.0]], np.float32),
+    )
+    np.testing.assert_array_equal(overlay[:15], photo[:15])
+    np.testing.assert_array_equal(overlay[:, 70:], photo[:, 70:])
+    np.testing.assert_array_equal(overlay[22, 32], (photo[22, 32] * 0.5 + PALETTE[0] * 0.5).astype(np.uint8))
+    np.testing.assert_array_equal(overlay[30, 45], [40, 220, 80])
+    np.testing.assert_array_equal(overlay[18, 40], PALETTE[0])
+
+
+def test_boxes_are_objects_and_multimask_gives_three(checkpoint, photos, tmp_path):
+    out = tmp_path / "out"
+    boxes = (5, 5, 40, 40, 30, 10, 80, 50)
+    run("segment", photos / "a.jpg", "--checkpoint", checkpoint, "--output", out, "--boxes", *boxes, "--multimask")
+    names = {p.name for p in out.glob("*_mask?.png")}
+    assert names == {f"a_object{i}_mask{k}.png" for i in range(2) for k in range(3)}
+    assert [len(o["masks"]) for o in json.loads((out / "a.json").read_text())["objects"]] == [3, 3]
+
+
+def test_a_mask_is_a_prompt(checkpoint, photos, tmp_path):
+    hard = np.zeros((60, 90), np.uint8)
+    hard[20:40, 30:60] = 255
+    Image.fromarray(hard).save(tmp_path / "prompt.png")
+    results = []
+    for prompt in (("--mask", tmp_path / "prompt.png"), ("--points", 45, 30, 1)):
+        out = tmp_path / str(len(results))
+        run("segment", photos / "a.jpg", "--checkpoint", checkpoint, "--output", out, *prompt)
+        results.append(json.loads((out / "a.json").read_text())["objects"][0]["masks"][0]["predicted_iou"])
+    assert results[0] != results[1]
+
+
+def test_a_folder_with_a_prompt_file_goes_past_broken_photos(checkpoint, photos, tmp_path, capsys):
+    (photos / "broken.jpg").write_bytes(b"")
+    prompts = tmp_path / "prompts.json"
+    prompts.write_text(
+        json.dumps(
+            {
+                "a.jpg": {"points": [[30, 20, 1]]},
+                "b.png": {"boxes": [[5, 5, 30, 40]]},
+                "broken.jpg": {"points": [[1, 1, 1]]},
+            }
+        )
+    )
+    out = tmp_path / "out"
+    message = fails(capsys, "segment", photos, "--checkpoint", checkpoint, "--output", out, "--prompts", prompts)
+    assert "1 of 3 photos could not be segmented" in message
+    assert sorted(p.name for p in out.glob("*.json")) == ["a.json", "b.json"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("photos/a.jpg",), "a.jpg has no prompt"),
+        (("photos/absent.jpg", "--points", 1, 1, 1), "absent.jpg does not exist"),
+        (("empty", "--points", 1, 1, 1), "holds no photo"),
+        (("photos/notes.txt", "--points", 1, 1, 1), "notes.txt is not a readable picture"),
+        (("photos/a.jpg", "--points", 500, 1, 1), "point_coords must lie in the photo"),
+        (("photos/a.jpg", "--points", 5, 1, 3), "point_labels must be 0 or 1, got 3"),
+        (("photos/a.jpg", "--points", "nan", 1, 1), "point_coords must be finite"),
+        (("photos/a.jpg", "--boxes", 5, 5, 5, 9), "box must be x0, y0, x1, y1"),
+        (("photos/a.jpg", "--mask", "photos/notes.txt"), "notes.txt is not a readable picture"),
+        (("photos/a.jpg", "--mask", "photos/b.png"), "b.png is 50 x 80 pixels, the photo 90 x 60"),
+        (("photos/a.jpg", "--points", 5, 5, 1, "--boxes", 1, 1, 9, 9, 2, 2, 9, 9), "cannot be mixed with 2 boxes"),
+        (("photos/a.jpg", "--prompts", "bad.json"), "the prompts of a.jpg must be"),
+        (("photos/a.jpg", "--prompts", "photos/notes.txt"), "notes.txt is not JSON"),
+    ],
+)
+def test_errors_of_use(checkpoint, photos, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad.json").write_text('{"a.jpg": {"points": [[1, 2]]}}')
+    assert message in fails(capsys, "segment", *arguments, "--checkpoint", checkpoint)
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_the_demo_says_when_its_weights_are_random(checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sam2refiner_jax.demo.DEFAULT_CHECKPOINT", str(tmp_path / "unreachable.pt"))
+    monkeypatch.setattr("sam2refiner_jax.demo.build_model", lambda name: build_model(name, image_size=128))
+    run("demo", "--output", tmp_path / "random")
+    assert "THE WEIGHTS ARE RANDOM" in capsys.readouterr().out
+    run("demo", "--output", tmp_path / "given", "--checkpoint", checkpoint)
+    output = capsys.readouterr().out
+    assert "RANDOM" not in output
+    picture = tmp_path / "given" / "chelsea_overlay.png"
+    assert str(picture) in output
+    assert Image.open(picture).size == (451, 300)
+
+
+def test_help_lists_every_command(capsys):
+    run("--help")
+    output = capsys.readouterr().out
+    for command in ("convert", "demo", "export", "segment"):
+        assert f"\n  {command} " in output
