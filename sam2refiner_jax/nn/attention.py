@@ -11,6 +11,10 @@ from jaxtyping import Array, Bool, Float
 __all__ = ["Attention", "dot_product_attention"]
 
 
+# Logits that the blocked form computes at a time: 8 MiB, so that they stay in a CPU's cache.
+BLOCK_LOGITS = 2**21
+
+
 def dot_product_attention(
     q: Float[Array, "b q h d"],
     k: Float[Array, "b k h d"],
@@ -26,12 +30,71 @@ def dot_product_attention(
       v: values.
       key_mask: False where a key must not be attended to; at least one key of each batch element must be True.
     """
-    scale = 1 / math.sqrt(q.shape[-1])
-    logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32) * scale
+    return jax.lax.platform_dependent(q, k, v, key_mask, cpu=blocked_attention, default=plain_attention)
+
+
+def plain_attention(
+    q: Float[Array, "b q h d"],
+    k: Float[Array, "b k h d"],
+    v: Float[Array, "b k h d"],
+    key_mask: Bool[Array, "b k"] | None,
+) -> Float[Array, "b q h d"]:
+    """Attention as it is defined."""
+    logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32) / math.sqrt(q.shape[-1])
     if key_mask is not None:
         logits = jnp.where(key_mask[:, None, None, :], logits, -jnp.inf)
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
     return jnp.einsum("bhqk,bkhd->bqhd", weights, v)
+
+
+# Gradients compute the logits again: storing them would take more memory than everything else.
+@jax.checkpoint
+def blocked_attention(
+    q: Float[Array, "b q h d"],
+    k: Float[Array, "b k h d"],
+    v: Float[Array, "b k h d"],
+    key_mask: Bool[Array, "b k"] | None,
+) -> Float[Array, "b q h d"]:
+    """Attention for CPUs: products of contiguous matrices, and never all logits of a long sequence at once.
+
+    All of it is float32; CPUs gain nothing from less.
+    """
+    b, num_queries, h, d = q.shape
+    num_keys = k.shape[1]
+    dtype = v.dtype
+    q, k, v = (x.astype(jnp.float32).swapaxes(1, 2).reshape(b * h, -1, d) for x in (q, k, v))
+    key_mask = None if key_mask is None else jnp.repeat(key_mask, h, axis=0)
+    if num_queries * num_keys <= BLOCK_LOGITS:
+        out = attend(q, k, v, key_mask)
+    else:
+        rows = max(1, BLOCK_LOGITS // num_keys)
+        out = jax.lax.map(lambda head: attend_in_blocks(*head, rows), (q, k, v, key_mask))
+    return out.reshape(b, h, num_queries, d).swapaxes(1, 2).astype(dtype)
+
+
+def attend_in_blocks(
+    q: Float[Array, "q d"],
+    k: Float[Array, "k d"],
+    v: Float[Array, "k d"],
+    key_mask: Bool[Array, " k"] | None,
+    rows: int,
+) -> Float[Array, "q d"]:
+    """`attend` for `rows` queries at a time."""
+    return jax.lax.map(lambda query: attend(query[None], k, v, key_mask)[0], q, batch_size=rows)
+
+
+def attend(
+    q: Float[Array, "*batch q d"],
+    k: Float[Array, "*batch k d"],
+    v: Float[Array, "*batch k d"],
+    key_mask: Bool[Array, "*batch k"] | None,
+) -> Float[Array, "*batch q d"]:
+    """Attention that normalises the weighted sums rather than the weights, which are far more numerous."""
+    logits = jnp.einsum("...qd,...kd->...qk", q, k) / math.sqrt(q.shape[-1])
+    if key_mask is not None:
+        logits = jnp.where(key_mask[..., None, :], logits, -jnp.inf)
+    weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True)))
+    return jnp.einsum("...qk,...kd->...qd", weights, v) / weights.sum(axis=-1, keepdims=True)
 
 
 class Attention(nnx.Module):
