@@ -65,36 +65,28 @@ def blocked_attention(
     q, k, v = (x.astype(jnp.float32).swapaxes(1, 2).reshape(b * h, -1, d) for x in (q, k, v))
     key_mask = None if key_mask is None else jnp.repeat(key_mask, h, axis=0)
     if num_queries * num_keys <= BLOCK_LOGITS:
-        out = attend(q, k, v, key_mask)
+        attend_all = jax.vmap(attend_one, in_axes=(0, None, None, None))
+        out = jax.vmap(attend_all)(q, k, v, key_mask)
     else:
         rows = max(1, BLOCK_LOGITS // num_keys)
-        out = jax.lax.map(lambda head: attend_in_blocks(*head, rows), (q, k, v, key_mask))
+
+        def attend_in_blocks(head):
+            q, *keys = head
+            return jax.lax.map(lambda query: attend_one(query, *keys), q, batch_size=rows)
+
+        out = jax.lax.map(attend_in_blocks, (q, k, v, key_mask))
     return out.reshape(b, h, num_queries, d).swapaxes(1, 2).astype(dtype)
 
 
-def attend_in_blocks(
-    q: Float[Array, "q d"],
-    k: Float[Array, "k d"],
-    v: Float[Array, "k d"],
-    key_mask: Bool[Array, " k"] | None,
-    rows: int,
-) -> Float[Array, "q d"]:
-    """`attend` for `rows` queries at a time."""
-    return jax.lax.map(lambda query: attend(query[None], k, v, key_mask)[0], q, batch_size=rows)
-
-
-def attend(
-    q: Float[Array, "*batch q d"],
-    k: Float[Array, "*batch k d"],
-    v: Float[Array, "*batch k d"],
-    key_mask: Bool[Array, "*batch k"] | None,
-) -> Float[Array, "*batch q d"]:
-    """Attention that normalises the weighted sums rather than the weights, which are far more numerous."""
-    logits = jnp.einsum("...qd,...kd->...qk", q, k) / math.sqrt(q.shape[-1])
+def attend_one(
+    q: Float[Array, " d"], k: Float[Array, "k d"], v: Float[Array, "k d"], key_mask: Bool[Array, " k"] | None
+) -> Float[Array, " d"]:
+    """Attention of one query; normalises the weighted sum rather than the weights, which are far more numerous."""
+    logits = q @ k.T / math.sqrt(q.shape[-1])
     if key_mask is not None:
-        logits = jnp.where(key_mask[..., None, :], logits, -jnp.inf)
-    weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True)))
-    return jnp.einsum("...qk,...kd->...qd", weights, v) / weights.sum(axis=-1, keepdims=True)
+        logits = jnp.where(key_mask, logits, -jnp.inf)
+    weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max()))
+    return weights @ v / weights.sum()
 
 
 class Attention(nnx.Module):
