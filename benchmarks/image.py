@@ -20,7 +20,7 @@ import jax
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "reference"))
 from official import build_official, official_image_predictor, ours_like
 
 from sam2refiner_jax import SAM2ImagePredictor, build_model
