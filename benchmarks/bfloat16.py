@@ -14,9 +14,9 @@ import numpy as np
 import skimage.data
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "reference"))
-from official import build_official, ours_like, randomise, relative_error  # noqa: E402
+from official import build_official, ours_like, randomise, relative_error
 
-from sam2refiner_jax import SAM2ImagePredictor  # noqa: E402
+from sam2refiner_jax import SAM2ImagePredictor
 
 IMAGES = {
     "noise": np.random.default_rng(0).integers(0, 255, (600, 800, 3), np.uint8),

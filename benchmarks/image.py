@@ -12,6 +12,7 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "reference"))
 from official import build_official, official_image_predictor, ours_like
 
-from sam2refiner_jax import SAM2ImagePredictor, build_model
+from sam2refiner_jax import SAM2ImagePredictor, load_model
+from sam2refiner_jax.convert import convert_checkpoint
 from sam2refiner_jax.image_predictor import decode_prompts, encode_photos
 from sam2refiner_jax.prompts import pack_prompts, read_prompts
 
@@ -78,17 +80,23 @@ def measure(name: str, rounds: int) -> dict[str, dict[str, float]]:
         }
 
 
-def peak_memory(name: str, side: str) -> float:
-    """Peak resident memory, in GiB, of a process that loads one side's model and predicts twice."""
-    program = [sys.executable, __file__, "--models", name, "--only", side]
-    result = subprocess.run(program, capture_output=True, text=True, check=True)
-    return json.loads(result.stdout.splitlines()[-1]) / 2**30
+def peak_memory(name: str, folder: Path) -> tuple[float, float]:
+    """Peak resident memory, in GiB, of a process each that loads a checkpoint and predicts twice: ours, official."""
+    torch.save({"model": build_official(name).state_dict()}, folder / "official.pt")
+    convert_checkpoint(folder / "official.pt", folder / "ours")
+    peaks = []
+    for side, checkpoint in (("ours", "ours"), ("official", "official.pt")):
+        program = [sys.executable, __file__, "--models", name, "--only", side, "--checkpoint", str(folder / checkpoint)]
+        result = subprocess.run(program, capture_output=True, text=True, check=True)
+        peaks.append(json.loads(result.stdout.splitlines()[-1]) / 2**30)
+    return peaks[0], peaks[1]
 
 
-def run_one_side(name: str, side: str) -> None:
-    predictor = (
-        SAM2ImagePredictor(build_model(name)) if side == "ours" else official_image_predictor(build_official(name))
-    )
+def run_one_side(name: str, side: str, checkpoint: str) -> None:
+    if side == "ours":
+        predictor = SAM2ImagePredictor(load_model(checkpoint))
+    else:
+        predictor = official_image_predictor(build_official(name, checkpoint=checkpoint))
     for _ in range(2):
         predictor.set_image(PHOTO)
         predictor.predict(**PROMPTS)
@@ -101,9 +109,10 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["sam2.1_hiera_t", "sam2.1_hiera_l"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", choices=["ours", "official"], help=argparse.SUPPRESS)
+    parser.add_argument("--checkpoint", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.only:
-        run_one_side(arguments.models[0], arguments.only)
+        run_one_side(arguments.models[0], arguments.only, arguments.checkpoint)
         return
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, torch {torch.__version__}, float32, batch 1\n")
     print("| model | what | ours | official | ratio |\n|---|---|---|---|---|")
@@ -112,7 +121,8 @@ def main() -> None:
             print(
                 f"| {name} | {what} | {figures['ours']:.3f} s | {figures['official']:.3f} s | {figures['ratio']:.2f} |"
             )
-        ours, official = (peak_memory(name, side) for side in ("ours", "official"))
+        with tempfile.TemporaryDirectory() as folder:
+            ours, official = peak_memory(name, Path(folder))
         print(f"| {name} | peak memory | {ours:.2f} GiB | {official:.2f} GiB | {ours / official:.2f} |", flush=True)
 
 

@@ -162,8 +162,9 @@ def load_weights(directory: str | os.PathLike[str]) -> tuple[SAM2Config, Weights
         raise CheckpointError(f"{directory / CONFIG_FILE} is not a model configuration: {error}") from error
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
-            restore_args = {path: ocp.RestoreArgs(restore_type=np.ndarray) for path in weight_shapes(config)}
-            weights = checkpointer.restore(directory / WEIGHTS_FOLDER, restore_args=restore_args)
+            device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+            args = {p: ocp.ArrayRestoreArgs(sharding=device, strict=True) for p in weight_shapes(config)}
+            weights = checkpointer.restore(directory / WEIGHTS_FOLDER, restore_args=args)
     except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged directory.
         reason = str(error).strip().splitlines()
         raise CheckpointError(f"cannot read the weights in {directory}: {reason[0] if reason else error!r}") from error

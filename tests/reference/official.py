@@ -63,12 +63,12 @@ def torchvision_stand_in():
         torch.jit.script = script
 
 
-def build_official(name: str, **overrides) -> torch.nn.Module:
+def build_official(name: str, *, checkpoint: str | None = None, **overrides) -> torch.nn.Module:
     from sam2.build_sam import build_sam2
 
     version = name.split("_")[0]
     extra = [f"++model.{key}={value}" for key, value in overrides.items()]
-    return build_sam2(f"configs/{version}/{name}.yaml", device="cpu", hydra_overrides_extra=extra)
+    return build_sam2(f"configs/{version}/{name}.yaml", checkpoint, device="cpu", hydra_overrides_extra=extra)
 
 
 def randomise(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
