@@ -24,17 +24,20 @@ def axial_rotations(side: int, dim: int, *, theta: float = 10000.0) -> Rotations
     return jnp.cos(angle), jnp.sin(angle)
 
 
-def rotate(x: Float[Array, "b n h d"], rotations: Rotations) -> Float[Array, "b n h d"]:
+def rotate(x: Float[Array, "b n d"], rotations: Rotations) -> Float[Array, "b n d"]:
     """Turns each pair of channels by its token's angle, in float32."""
     pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)
-    cos, sin = (r[:, None, :] for r in rotations)
+    cos, sin = rotations
     real, imaginary = pairs[..., 0], pairs[..., 1]
     turned = jnp.stack([real * cos - imaginary * sin, real * sin + imaginary * cos], axis=-1)
     return turned.reshape(x.shape).astype(x.dtype)
 
 
 class RoPEAttention(Attention):
-    """Attention whose queries and spatial keys carry a rotary code; the last keys (object pointers) carry none."""
+    """One-head attention whose queries and spatial keys carry a rotary code; the last keys carry none."""
+
+    def __init__(self, dim: int, *, kv_dim: int | None = None, dtype: DTypeLike, rngs: nnx.Rngs):
+        super().__init__(dim, 1, kv_dim=kv_dim, dtype=dtype, rngs=rngs)
 
     def __call__(
         self,
@@ -46,26 +49,29 @@ class RoPEAttention(Attention):
         num_unrotated: int = 0,
         key_mask: Bool[Array, "b k"] | None = None,
     ) -> Float[Array, "b q c"]:
-        """Attends; `k` is a whole number of maps as large as `q`, then `num_unrotated` tokens without a place."""
-        q = rotate(self.split_heads(self.q_proj(q)), rotations)
-        k = self.split_heads(self.k_proj(k))
-        v = self.split_heads(self.v_proj(v))
+        """Attends; `k` is a whole number of maps as large as `q`, then `num_unrotated` tokens without a place.
+
+        Values are averaged first and projected then: the same, since attention weights sum to one, and for memories,
+        whose values have a quarter of the channels, a quarter of the work.
+        """
+        q = rotate(self.q_proj(q), rotations)
+        k = self.k_proj(k)
         num_spatial = k.shape[1] - num_unrotated
         maps, remainder = divmod(num_spatial, q.shape[1])
         if remainder:
             raise ValueError(f"k must hold whole maps of {q.shape[1]} tokens before the pointers, got {num_spatial}")
-        spatial = rotate(k[:, :num_spatial].reshape(k.shape[0] * maps, -1, *k.shape[2:]), rotations)
-        k = jnp.concatenate([spatial.reshape(k.shape[0], num_spatial, *k.shape[2:]), k[:, num_spatial:]], axis=1)
-        out = dot_product_attention(q, k, v, key_mask=key_mask)
-        return self.out_proj(out.reshape(*out.shape[:2], -1))
+        spatial = rotate(k[:, :num_spatial].reshape(k.shape[0] * maps, -1, k.shape[2]), rotations)
+        k = jnp.concatenate([spatial.reshape(k.shape[0], num_spatial, -1), k[:, num_spatial:]], axis=1)
+        averaged = dot_product_attention(q[:, :, None], k[:, :, None], v[:, :, None], key_mask=key_mask)
+        return self.out_proj(self.v_proj(averaged[:, :, 0]))
 
 
 class MemoryAttentionLayer(nnx.Module):
     """Self-attention of the frame, cross-attention to the memories, MLP; pre-norm, no dropout."""
 
     def __init__(self, dim: int, memory_dim: int, *, mlp_dim: int = 2048, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.self_attn = RoPEAttention(dim, 1, dtype=dtype, rngs=rngs)
-        self.cross_attn_image = RoPEAttention(dim, 1, kv_dim=memory_dim, dtype=dtype, rngs=rngs)
+        self.self_attn = RoPEAttention(dim, dtype=dtype, rngs=rngs)
+        self.cross_attn_image = RoPEAttention(dim, kv_dim=memory_dim, dtype=dtype, rngs=rngs)
         self.linear1 = nnx.Linear(dim, mlp_dim, dtype=dtype, rngs=rngs)
         self.linear2 = nnx.Linear(mlp_dim, dim, dtype=dtype, rngs=rngs)
         self.norm1 = layer_norm(dim, epsilon=1e-5, dtype=dtype, rngs=rngs)
