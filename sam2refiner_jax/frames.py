@@ -76,6 +76,10 @@ class Frames:
         """The frames that can be read now."""
         return range(len(self))
 
+    def photos(self) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+        """All frames in order, as they came."""
+        raise NotImplementedError
+
     def ahead(self, order: Iterable[int]) -> Iterator[tuple[int, UInt8[np.ndarray, "s s 3"]]]:
         """The frames of `order`, decoded in threads while earlier ones are worked on."""
         pending: deque[tuple[int, Ahead]] = deque()
@@ -121,6 +125,10 @@ class FrameList(Frames):
     def __getitem__(self, index: int) -> UInt8[np.ndarray, "s s 3"]:
         return self._squeeze(self._photos[index], f"frame {index}")
 
+    def photos(self) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+        for i, photo in enumerate(self._photos):
+            yield np.asarray(_as_bytes(photo, f"frame {i}"))
+
 
 class JpegFolder(Frames):
     """A folder of JPEGs whose names are frame numbers: 00000.jpg, 00001.jpg..."""
@@ -153,13 +161,24 @@ class JpegFolder(Frames):
             raise ValueError(f"frame {index}, {self._paths[index]}, is not a readable picture: {error}") from error
 
     def __getitem__(self, index: int) -> UInt8[np.ndarray, "s s 3"]:
-        path = self._paths[index]
+        return self._squeeze(self._load(index), f"frame {index}, {self._paths[index]},")
+
+    def photos(self) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+        for i in range(len(self)):
+            yield np.asarray(self._load(i))
+
+    def names(self) -> list[str]:
+        """The frames' file names without their suffix."""
+        return [path.stem for path in self._paths]
+
+    def _load(self, index: int) -> Image.Image:
         with self._open(index) as image:
             try:
-                image.load()
+                return image.convert("RGB")
             except (OSError, SyntaxError, ValueError) as error:
-                raise ValueError(f"frame {index}, {path}, is not a readable picture: {error}") from error
-            return self._squeeze(image, f"frame {index}, {path},")
+                raise ValueError(
+                    f"frame {index}, {self._paths[index]}, is not a readable picture: {error}"
+                ) from error
 
 
 class VideoFile(Frames):
@@ -208,6 +227,13 @@ class VideoFile(Frames):
             if index not in self._decoded:
                 self._decode_to(index)
             return self._decoded[index]
+
+    def photos(self) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+        import av
+
+        with av.open(str(self._path)) as container:
+            for frame in container.decode(video=0):
+                yield frame.to_ndarray(format="rgb24")
 
     def _decode_to(self, index: int) -> None:
         import av
