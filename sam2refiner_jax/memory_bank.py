@@ -9,10 +9,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from .config import SAM2Config
+from .nn.memory_attention import Memory
 from .nn.positional import sine_encoding_1d, sine_encoding_2d
 from .sam2 import SAM2
 
-__all__ = ["EMPTY", "MemoryBank", "MemoryTokens", "ObjectFrames", "Slots"]
+__all__ = ["EMPTY", "MemoryBank", "ObjectFrames", "Slots"]
 
 # The frame of a slot that holds nothing. So far away that no test of distance mistakes it for a real one.
 EMPTY = -(2**29)
@@ -32,10 +33,10 @@ class ObjectFrames:
       reverse: whether the clip is tracked backwards.
     """
 
-    image: Int[Array, " objects"] | Int[np.ndarray, " objects"]
-    frame: Int[Array, " objects"] | Int[np.ndarray, " objects"]
-    num_frames: Int[Array, " objects"] | Int[np.ndarray, " objects"]
-    reverse: Bool[Array, " objects"] | Bool[np.ndarray, " objects"]
+    image: Int[Array | np.ndarray, " objects"]
+    frame: Int[Array | np.ndarray, " objects"]
+    num_frames: Int[Array | np.ndarray, " objects"]
+    reverse: Bool[Array | np.ndarray, " objects"]
 
     def next(self) -> "ObjectFrames":
         """One frame on, in the direction of tracking."""
@@ -56,8 +57,8 @@ class Slots:
       values: one value a slot.
     """
 
-    frames: Int[Array, "objects slots"] | Int[np.ndarray, "objects slots"]
-    values: Float[Array, "objects slots *value"] | Float[np.ndarray, "objects slots *value"]
+    frames: Int[Array | np.ndarray, "objects slots"]
+    values: Float[Array | np.ndarray, "objects slots *value"]
 
     @classmethod
     def empty(cls, objects: int, slots: int, value_shape: tuple[int, ...], dtype: DTypeLike) -> "Slots":
@@ -75,24 +76,6 @@ class Slots:
             self.frames.at[rows, slot].set(jnp.where(where, frames, self.frames[rows, slot])),
             self.values.at[rows, slot].set(values),
         )
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class MemoryTokens:
-    """What memory attention reads.
-
-    Attributes:
-      values: memory features, map by map, then object pointers, each cut into tokens as wide as the features.
-      encodings: the tokens' encodings of place and time.
-      exist: False for the tokens of empty slots, and of those that are out of reach.
-      num_pointers: how many of the last tokens are object pointers.
-    """
-
-    values: Float[Array, "objects tokens c"]
-    encodings: Float[Array, "objects tokens c"]
-    exist: Bool[Array, "objects tokens"]
-    num_pointers: int = dataclasses.field(metadata={"static": True})
 
 
 @jax.tree_util.register_dataclass
@@ -148,12 +131,26 @@ class MemoryBank:
             recent_pointers=self.recent_pointers.write(frames, pointers, where),
         )
 
-    def tokens(self, model: SAM2, frames: ObjectFrames) -> MemoryTokens:
-        """The memories as tokens for the frames to be tracked (`sam2_base._prepare_memory_conditioned_features`)."""
-        config = model.config
-        features, places, features_exist = self._feature_tokens(model, frames)
-        reach = jnp.minimum(frames.num_frames, config.max_obj_ptrs_in_encoder)[:, None]
+    def recall(self, model: SAM2, frames: ObjectFrames) -> Memory:
+        """What there is to attend to in the given frames (`sam2_base._prepare_memory_conditioned_features`)."""
+        return Memory(*self._maps(model, frames), *self._pointers(model, frames))
 
+    def _maps(self, model: SAM2, frames: ObjectFrames):
+        config = model.config
+        side, dim, reach = config.embedding_size, config.memory_dim, config.num_maskmem - 1
+        maps = jnp.concatenate([self.prompted.values, self.recent.values], axis=1).astype(model.dtype)
+        age = frames.since(self.recent.frames)
+        exist = jnp.concatenate([self.prompted.frames != EMPTY, (age >= 1) & (age <= reach)], axis=1)
+        # The last encoding is for prompted frames, however far away; the others are for 1, 2... frames ago.
+        which = jnp.concatenate([jnp.full(self.prompted.frames.shape, reach), jnp.clip(age - 1, 0, reach - 1)], axis=1)
+        times = model.maskmem_tpos_enc[...][:, 0, 0][which]
+        places = sine_encoding_2d(side, side, dim).reshape(side * side, dim)
+        encodings = (times[:, :, None] + places).astype(model.dtype)
+        return maps.reshape(encodings.shape), encodings, exist
+
+    def _pointers(self, model: SAM2, frames: ObjectFrames):
+        config = model.config
+        reach = jnp.minimum(frames.num_frames, config.max_obj_ptrs_in_encoder)[:, None]
         pointers = jnp.concatenate([self.prompted_pointers.values, self.recent_pointers.values], axis=1)
         prompted_age = frames.since(self.prompted_pointers.frames)
         recent_age = frames.since(self.recent_pointers.frames)
@@ -165,36 +162,15 @@ class MemoryBank:
             ],
             axis=1,
         )
-        times = jnp.zeros((*age.shape, config.memory_dim))
+        encodings = jnp.zeros((*age.shape, config.memory_dim))
         if config.obj_ptr_temporal_encoding:
             # Ages of missing pointers are huge; a sine of them would be slow and mean nothing.
             relative = jnp.where(exist, age, 0) / jnp.maximum(reach - 1, 1)
-            times = model.obj_ptr_tpos_proj(sine_encoding_1d(relative, config.hidden_dim))
-
+            encodings = model.obj_ptr_tpos_proj(sine_encoding_1d(relative, config.hidden_dim))
         objects, count, dim = pointers.shape
         pieces = dim // config.memory_dim
-        return MemoryTokens(
-            jnp.concatenate(
-                [features, pointers.reshape(objects, count * pieces, -1).astype(features.dtype)], axis=1
-            ),
-            jnp.concatenate([places, jnp.repeat(times, pieces, axis=1).astype(places.dtype)], axis=1),
-            jnp.concatenate([features_exist, jnp.repeat(exist, pieces, axis=1)], axis=1),
-            num_pointers=count * pieces,
-        )
-
-    def _feature_tokens(self, model: SAM2, frames: ObjectFrames):
-        config = model.config
-        side, dim, reach = config.embedding_size, config.memory_dim, config.num_maskmem - 1
-        features = jnp.concatenate([self.prompted.values, self.recent.values], axis=1).astype(model.dtype)
-        age = frames.since(self.recent.frames)
-        exist = jnp.concatenate([self.prompted.frames != EMPTY, (age >= 1) & (age <= reach)], axis=1)
-        # The last encoding is for prompted frames, however far away; the others are for 1, 2... frames ago.
-        which = jnp.concatenate([jnp.full(self.prompted.frames.shape, reach), jnp.clip(age - 1, 0, reach - 1)], axis=1)
-        times = model.maskmem_tpos_enc[...][:, 0, 0][which]
-        places = sine_encoding_2d(side, side, dim).reshape(side * side, dim)
-        objects, maps = exist.shape
         return (
-            features.reshape(objects, maps * side * side, dim),
-            (times[:, :, None] + places).astype(model.dtype).reshape(objects, maps * side * side, dim),
-            jnp.repeat(exist, side * side, axis=1),
+            pointers.reshape(objects, count * pieces, -1).astype(model.dtype),
+            jnp.repeat(encodings.astype(model.dtype), pieces, axis=1),
+            jnp.repeat(exist, pieces, axis=1),
         )

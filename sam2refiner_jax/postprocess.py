@@ -45,7 +45,7 @@ def _small_components(mask: np.ndarray, max_area: float) -> np.ndarray:
     return small[labels]
 
 
-def fill_holes(logits: Float[np.ndarray, "*batch m n"], max_area: float) -> Float[np.ndarray, "*batch m n"]:
+def fill_holes(logits: Float[np.ndarray, "*batch m n"], max_area: int) -> Float[np.ndarray, "*batch m n"]:
     """Fills holes of at most this area with a logit just above zero, as the official video predictor does."""
     if max_area <= 0:
         return logits

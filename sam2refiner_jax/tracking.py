@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from .config import SAM2Config
-from .memory_bank import EMPTY, MemoryBank, MemoryTokens, ObjectFrames, Slots
+from .memory_bank import EMPTY, MemoryBank, ObjectFrames, Slots
 from .nn.mask_decoder import DecoderOutput, select_single_mask
 from .nn.positional import sine_encoding_2d
 from .nn.prompt_encoder import ABSENT, NOT_A_POINT, Prompts
@@ -25,7 +25,6 @@ from .sam2 import SAM2, ImageFeatures
 __all__ = [
     "EMPTY",
     "MemoryBank",
-    "MemoryTokens",
     "ObjectFrames",
     "Segmentation",
     "Slots",
@@ -59,9 +58,9 @@ class Segmentation:
       object_score_logits: positive where the object is in the image.
     """
 
-    masks: Float[Array, "*frames objects m m"]
-    pointers: Float[Array, "*frames objects c"]
-    object_score_logits: Float[Array, "*frames objects"]
+    masks: Float[Array | np.ndarray, "*frames objects m m"]
+    pointers: Float[Array | np.ndarray, "*frames objects c"]
+    object_score_logits: Float[Array | np.ndarray, "*frames objects"]
 
 
 @jax.tree_util.register_dataclass
@@ -70,7 +69,7 @@ class TrackedFrame:
     """A segmentation and the memory features made of it, (objects, h, h, cm), or None where they were dropped."""
 
     segmentation: Segmentation
-    memory: Float[Array, "*frames objects h h cm"] | None
+    memory: Float[Array | np.ndarray, "*frames objects h h cm"] | None
 
 
 def encode_frames(model: SAM2, frames: UInt8[Array, "b s s 3"]) -> ImageFeatures:
@@ -82,19 +81,11 @@ def encode_frames(model: SAM2, frames: UInt8[Array, "b s s 3"]) -> ImageFeatures
 def condition_on_memory(
     model: SAM2, features: ImageFeatures, bank: MemoryBank, frames: ObjectFrames
 ) -> Float[Array, "objects h h c"]:
-    """What the mask decoder reads at stride 16 of each object's image; every object must have a memory."""
-    config = model.config
+    """What the mask decoder reads at stride 16 of each object's image."""
+    side = model.config.embedding_size
     with model.precision():
-        tokens = bank.tokens(model, frames)
-        side = config.embedding_size
-        return model.memory_attention(
-            features.embedding[frames.image],
-            sine_encoding_2d(side, side, config.hidden_dim),
-            tokens.values,
-            tokens.encodings,
-            num_pointers=tokens.num_pointers,
-            memory_mask=tokens.exist,
-        )
+        places = sine_encoding_2d(side, side, model.config.hidden_dim)
+        return model.memory_attention(features.embedding[frames.image], places, bank.recall(model, frames))
 
 
 def segment_tracked(
@@ -206,7 +197,7 @@ def track_frame(
     bank: MemoryBank,
     features: ImageFeatures,
     frames: ObjectFrames,
-    active: Bool[Array, " objects"] | Bool[np.ndarray, " objects"],
+    active: Bool[Array | np.ndarray, " objects"],
 ) -> tuple[MemoryBank, TrackedFrame]:
     """`advance`, compiled: the driver for clips that arrive frame by frame. The old bank's buffers are reused."""
     return advance(model, bank, features, frames, active)
@@ -216,9 +207,9 @@ def track_frame(
 def track_clip(
     model: SAM2,
     bank: MemoryBank,
-    clips: UInt8[Array, "frames clips s s 3"] | UInt8[np.ndarray, "frames clips s s 3"],
+    clips: UInt8[Array | np.ndarray, "frames clips s s 3"],
     start: ObjectFrames,
-    active: Bool[Array, "frames objects"] | Bool[np.ndarray, "frames objects"],
+    active: Bool[Array | np.ndarray, "frames objects"],
     *,
     with_memory: bool = False,
 ) -> tuple[MemoryBank, TrackedFrame]:

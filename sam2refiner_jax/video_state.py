@@ -120,8 +120,7 @@ def assemble_bank(
 ) -> MemoryBank:
     """The memories that `objects` have when they are looked for on `frame`.
 
-    Rows and slots of prompted frames are padded to powers of two. Padding rows repeat the last object, so that they
-    are no special case for attention.
+    Rows and slots of prompted frames are padded to powers of two with empty ones.
     """
     rows, slots = bucket(len(objects)), bucket(max(len(o.prompted) for o in objects))
     bank = MemoryBank.empty(config, rows, prompted_slots=slots, dtype=dtype)
@@ -131,8 +130,7 @@ def assemble_bank(
         target.frames[row, slot] = frame
         target.values[row, slot] = value
 
-    for row in range(rows):
-        history = objects[min(row, len(objects) - 1)]
+    for row, history in enumerate(objects):
         for slot, (at, result) in enumerate(history.prompted.items()):
             put("prompted", row, slot, at, result.memory)
             put("prompted_pointers", row, slot, at, result.pointer)
