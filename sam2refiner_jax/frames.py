@@ -105,7 +105,7 @@ class Frames:
 class FrameList(Frames):
     """Frames that are in memory already."""
 
-    def __init__(self, photos: Sequence[Photo], size: int):
+    def __init__(self, photos: Sequence[Photo] | np.ndarray, size: int):
         if len(photos) == 0:
             raise ValueError("video_path must hold at least one frame, got an empty list")
         self.size = size
@@ -327,7 +327,9 @@ class FrameStream(Frames):
         return True
 
 
-def open_frames(source: str | os.PathLike[str] | Sequence[Photo] | Iterable[Photo], size: int, *, kept: int) -> Frames:
+def open_frames(
+    source: str | os.PathLike[str] | Sequence[Photo] | np.ndarray | Iterable[Photo], size: int, *, kept: int
+) -> Frames:
     """The frames of a folder of JPEGs, a video file, a list (or array) of pictures, or an iterator of them.
 
     Args:
@@ -349,11 +351,7 @@ def open_frames(source: str | os.PathLike[str] | Sequence[Photo] | Iterable[Phot
         return VideoFile(path, size)
     if isinstance(source, (Sequence, np.ndarray)):
         return FrameList(source, size)
-    if isinstance(source, Iterable):
-        return FrameStream(iter(source), size, kept=kept)
-    raise TypeError(
-        f"video_path must be a folder, a video file, a list of frames or an iterator, got {type(source).__name__}"
-    )
+    return FrameStream(iter(source), size, kept=kept)
 
 
 def _as_bytes(photo: Photo, name: str) -> Image.Image:

@@ -42,7 +42,7 @@ class ObjectFrames:
         """One frame on, in the direction of tracking."""
         return dataclasses.replace(self, frame=self.frame + jnp.where(self.reverse, -1, 1))
 
-    def since(self, frames: Int[Array, "objects slots"]) -> Int[Array, "objects slots"]:
+    def since(self, frames: Int[Array | np.ndarray, "objects slots"]) -> Int[Array, "objects slots"]:
         """How many frames ago, in the direction of tracking, each of `frames` was; negative for those to come."""
         return (self.frame[:, None] - frames) * jnp.where(self.reverse, -1, 1)[:, None]
 

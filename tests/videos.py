@@ -1,9 +1,8 @@
 """Clips to test on, and the official video predictor beside ours on the same clip."""
 
-import contextlib
 import dataclasses
 import functools
-import warnings
+import time
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -103,16 +102,21 @@ class SideBySide:
 
     Attributes:
       agreement: the smallest share of pixels of a mask that are equal.
-      memory_error: the largest relative L2 error of a frame's memory features, before any rounding.
+      memory_error: the largest relative L2 error of a frame's memory features.
+      flipped: for each prompted frame whose memory is of another mask, the number of pixels and the error. Memories of
+        prompts are made of masks cut at zero, and a logit of 1e-7 may be cut to either side.
       pointer_error: likewise of an object pointer.
       shares: how much of the frame each mask covers.
+      seconds: how long the official predictor and ours took for each propagated frame.
     """
 
     def __init__(self, official, ours, clip):
         self.official, self.ours = official, ours
         self.official_state, self.state = official.init_state(str(clip)), ours.init_state(clip)
         self.agreement, self.memory_error, self.pointer_error = 1.0, 0.0, 0.0
+        self.flipped: dict[int, tuple[int, float]] = {}
         self.shares: list[float] = []
+        self.seconds: tuple[list[float], list[float]] = ([], [])
 
     def compare(self, reference, result):
         assert result[0] == reference[0]
@@ -134,7 +138,10 @@ class SideBySide:
 
     def propagate(self, **kwargs):
         references = self.official.propagate_in_video(self.official_state, **kwargs)
-        for reference, result in zip(references, self.ours.propagate_in_video(self.state, **kwargs), strict=True):
+        results = self.ours.propagate_in_video(self.state, **kwargs)
+        for reference, result in zip(
+            timed(references, self.seconds[0]), timed(results, self.seconds[1]), strict=True
+        ):
             self.compare(reference, result)
         self._compare_memories()
 
@@ -149,16 +156,30 @@ class SideBySide:
                 for frame, expected in outputs[key].items():
                     memory = results[frame].memory.astype(np.float32).transpose(2, 0, 1)
                     error = _relative(memory, expected["maskmem_features"][0].float().numpy())
-                    self.memory_error = max(self.memory_error, error)
+                    pixels = self._flipped_pixels(results[frame], expected) if frame in history.prompt_frames() else 0
+                    if pixels:
+                        self.flipped[frame] = pixels, error
+                    else:
+                        self.memory_error = max(self.memory_error, error)
                     error = _relative(results[frame].pointer, expected["obj_ptr"][0].numpy())
                     self.pointer_error = max(self.pointer_error, error)
 
+    def _flipped_pixels(self, result, expected) -> int:
+        size = self.official.image_size
+        masks = torch.stack([torch.from_numpy(result.mask)[None], expected["pred_masks"][0]])
+        cut = torch.nn.functional.interpolate(masks, (size, size), mode="bilinear", align_corners=False) > 0
+        return int((cut[0] != cut[1]).sum())
 
-@contextlib.contextmanager
-def quiet():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+
+def timed(results, seconds: list[float]):
+    """The results, noting how long each took."""
+    while True:
+        start = time.perf_counter()
+        result = next(results, None)
+        if result is None:
+            return
+        seconds.append(time.perf_counter() - start)
+        yield result
 
 
 def _relative(ours, reference) -> float:

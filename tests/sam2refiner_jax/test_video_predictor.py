@@ -6,6 +6,7 @@ import itertools
 import jax
 import numpy as np
 import pytest
+import torch
 from videos import SideBySide, disk, moving_frames, official_and_ours_video, write_jpegs, write_video
 
 from sam2refiner_jax import SAM2VideoPredictor, build_model, tracking, video_predictor
@@ -14,6 +15,15 @@ HEIGHT, WIDTH, SIZE, FRAMES = 120, 180, 128, 12
 CLICK, BOX = np.array([[45.0, 60.0]]), np.array([100.0, 5.0, 140.0, 60.0])
 CORRECTION = np.array([[70.0, 60.0], [20.0, 20.0]])
 MASK = disk(0, HEIGHT, WIDTH)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_torch_thread():
+    """PyTorch's threads wait for each other by spinning, which takes seconds where others need the cores too."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
