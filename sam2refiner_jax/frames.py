@@ -1,12 +1,13 @@
 """Frames of videos: folders, video files, lists and iterators behind one interface, decoded ahead in threads."""
 
 import bisect
+import functools
 import os
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 import numpy as np
 from jaxtyping import UInt8
@@ -84,7 +85,7 @@ class Frames:
         """The frames of `order`, decoded in threads while earlier ones are worked on."""
         pending: deque[tuple[int, Ahead]] = deque()
         for index in order:
-            pending.append((index, Ahead(lambda i=index: self[i])))
+            pending.append((index, Ahead(functools.partial(self.__getitem__, index))))
             if len(pending) > READ_AHEAD:
                 index, frame = pending.popleft()
                 yield index, frame.result()
@@ -176,9 +177,7 @@ class JpegFolder(Frames):
             try:
                 return image.convert("RGB")
             except (OSError, SyntaxError, ValueError) as error:
-                raise ValueError(
-                    f"frame {index}, {self._paths[index]}, is not a readable picture: {error}"
-                ) from error
+                raise ValueError(f"frame {index}, {self._paths[index]}, is not a readable picture: {error}") from error
 
 
 class VideoFile(Frames):
@@ -204,11 +203,11 @@ class VideoFile(Frames):
         self._stream = self._container.streams.video[0]
         self._stream.thread_type = "AUTO"
         try:
-            packets = [p for p in self._container.demux(self._stream) if p.size and p.pts is not None]
+            times = [p.pts for p in self._container.demux(self._stream) if p.size]
         except av.FFmpegError as error:
             raise ValueError(f"{path} is a broken video: {error}") from error
         # Frames are numbered in the order they are shown, which with B-frames is not the order they are stored.
-        self._times = sorted(p.pts for p in packets)
+        self._times = sorted(time for time in times if time is not None)
         self.rate = float(self._stream.average_rate or 25)
         if not self._times:
             raise ValueError(f"{path} holds no frames")
@@ -246,7 +245,7 @@ class VideoFile(Frames):
             self._next = start
         try:
             for frame in self._source:
-                place = bisect.bisect_left(self._times, frame.pts)
+                place = -1 if frame.pts is None else bisect.bisect_left(self._times, frame.pts)
                 if place < self._next:
                     continue  # between the key frame and the frame that was asked for
                 if place > index or frame.is_corrupt:
@@ -350,7 +349,7 @@ def open_frames(
             raise ValueError(f"{path} is empty")
         return VideoFile(path, size)
     if isinstance(source, (Sequence, np.ndarray)):
-        return FrameList(source, size)
+        return FrameList(cast(Sequence[Photo], source), size)  # a str, also a sequence, was handled above
     return FrameStream(iter(source), size, kept=kept)
 
 

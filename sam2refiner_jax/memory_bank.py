@@ -44,7 +44,7 @@ class ObjectFrames:
 
     def since(self, frames: Int[Array | np.ndarray, "objects slots"]) -> Int[Array, "objects slots"]:
         """How many frames ago, in the direction of tracking, each of `frames` was; negative for those to come."""
-        return (self.frame[:, None] - frames) * jnp.where(self.reverse, -1, 1)[:, None]
+        return (jnp.asarray(self.frame)[:, None] - frames) * jnp.where(self.reverse, -1, 1)[:, None]
 
 
 @jax.tree_util.register_dataclass
@@ -58,14 +58,17 @@ class Slots:
     """
 
     frames: Int[Array | np.ndarray, "objects slots"]
-    values: Float[Array | np.ndarray, "objects slots *value"]
+    values: Float[Array | np.ndarray, "objects slots ..."]
 
     @classmethod
     def empty(cls, objects: int, slots: int, value_shape: tuple[int, ...], dtype: DTypeLike) -> "Slots":
         return cls(np.full((objects, slots), EMPTY, np.int32), np.zeros((objects, slots, *value_shape), dtype))
 
     def write(
-        self, frames: Int[Array, " objects"], values: Float[Array, "objects *value"], where: Bool[Array, " objects"]
+        self,
+        frames: Int[Array | np.ndarray, " objects"],
+        values: Float[Array | np.ndarray, "objects ..."],
+        where: Bool[Array | np.ndarray, " objects"],
     ) -> "Slots":
         """Puts each object's value in the slot of its frame, over the oldest one; nothing where `where` is False."""
         slot = frames % self.frames.shape[1]  # any run of frames as long as the slots has a slot for each
@@ -73,8 +76,8 @@ class Slots:
         kept = where.reshape(-1, *[1] * (values.ndim - 1))
         values = jnp.where(kept, values.astype(self.values.dtype), self.values[rows, slot])
         return Slots(
-            self.frames.at[rows, slot].set(jnp.where(where, frames, self.frames[rows, slot])),
-            self.values.at[rows, slot].set(values),
+            jnp.asarray(self.frames).at[rows, slot].set(jnp.where(where, frames, self.frames[rows, slot])),
+            jnp.asarray(self.values).at[rows, slot].set(values),
         )
 
 
@@ -119,10 +122,10 @@ class MemoryBank:
 
     def remember(
         self,
-        frames: Int[Array, " objects"],
-        features: Float[Array, "objects h h cm"],
-        pointers: Float[Array, "objects c"],
-        where: Bool[Array, " objects"],
+        frames: Int[Array | np.ndarray, " objects"],
+        features: Float[Array | np.ndarray, "objects h h cm"],
+        pointers: Float[Array | np.ndarray, "objects c"],
+        where: Bool[Array | np.ndarray, " objects"],
     ) -> "MemoryBank":
         """The bank after tracking a frame, for the objects for which `where` is True."""
         return dataclasses.replace(

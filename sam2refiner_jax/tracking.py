@@ -1,8 +1,8 @@
 """Tracking as pure functions: segment a frame in the light of the memory bank, remember it, go on.
 
-Every function works on a batch of objects, which may be in several images (`ObjectFrames.image`). The stages of a tracked
-frame are: encode the image, condition its features on the memories, decode masks, bring them to the image's size, encode
-them as a memory. What is to refine masks stands between the last two (`upsample_masks`).
+Every function works on a batch of objects, which may be in several images (`ObjectFrames.image`). The stages of a
+tracked frame are: encode the image, condition its features on the memories, decode masks, bring them to the image's
+size, encode them as a memory. What is to refine masks stands between the last two (`upsample_masks`).
 """
 
 import dataclasses
@@ -103,7 +103,7 @@ def segment_tracked(
 
 
 def segment_prompted(
-    model: SAM2, features: ImageFeatures, image: Int[Array, " objects"], prompts: Prompts
+    model: SAM2, features: ImageFeatures, image: Int[Array | np.ndarray, " objects"], prompts: Prompts
 ) -> Segmentation:
     """Segments objects from clicks and boxes alone, as in photos: a frame on which tracking starts."""
     features = features.take(image)
@@ -111,10 +111,13 @@ def segment_prompted(
 
 
 def segment_mask_prompt(
-    model: SAM2, features: ImageFeatures, image: Int[Array, " objects"], masks: Float[Array, "objects s s"]
+    model: SAM2,
+    features: ImageFeatures,
+    image: Int[Array | np.ndarray, " objects"],
+    masks: Float[Array | np.ndarray, "objects s s"],
 ) -> Segmentation:
     """Takes given masks (0 or 1, at the model's input size) as the result; the decoder gives only the pointers."""
-    features = features.take(image)
+    features, masks = features.take(image), jnp.asarray(masks)
     with model.precision():
         low_res = resize_antialiased((masks * MASK_SCALE + MASK_BIAS)[..., None], (model.config.mask_size,) * 2)
         mask_prompt = model.mask_downsample(masks[..., None])[..., 0].astype(jnp.float32)
@@ -127,7 +130,7 @@ def segment_mask_prompt(
         return Segmentation(low_res[..., 0], _mark_absent(model, pointers, scores), scores)
 
 
-def upsample_masks(model: SAM2, masks: Float[Array, "objects m m"]) -> Float[Array, "objects s s"]:
+def upsample_masks(model: SAM2, masks: Float[Array | np.ndarray, "objects m m"]) -> Float[Array, "objects s s"]:
     """Mask logits at the model's input size, which the memory encoder reads."""
     with model.precision():
         return resize_bilinear(masks[..., None], (model.config.image_size,) * 2)[..., 0]
@@ -136,9 +139,9 @@ def upsample_masks(model: SAM2, masks: Float[Array, "objects m m"]) -> Float[Arr
 def encode_memory(
     model: SAM2,
     features: ImageFeatures,
-    image: Int[Array, " objects"],
-    masks: Float[Array, "objects s s"],
-    object_score_logits: Float[Array, " objects"],
+    image: Int[Array | np.ndarray, " objects"],
+    masks: Float[Array | np.ndarray, "objects s s"],
+    object_score_logits: Float[Array | np.ndarray, " objects"],
     *,
     prompted: bool,
 ) -> Float[Array, "objects h h cm"]:
@@ -153,7 +156,7 @@ def encode_memory(
       prompted: whether a user made the masks, in which case they are taken as what they show: 0 and 1.
     """
     with model.precision():
-        values = (masks > 0).astype(jnp.float32) if prompted else jax.nn.sigmoid(masks)
+        values = jnp.where(masks > 0, 1.0, 0.0) if prompted else jax.nn.sigmoid(masks)
         values = (values * MASK_SCALE + MASK_BIAS)[..., None].astype(model.dtype)
         memory = model.memory_encoder(features.embedding[image], values)
         if model.config.no_obj_embed_spatial:
@@ -167,7 +170,7 @@ def advance(
     bank: MemoryBank,
     features: ImageFeatures,
     frames: ObjectFrames,
-    active: Bool[Array, " objects"],
+    active: Bool[Array | np.ndarray, " objects"],
 ) -> tuple[MemoryBank, TrackedFrame]:
     """Tracks every object into one more frame.
 

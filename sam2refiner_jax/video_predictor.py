@@ -62,9 +62,9 @@ def _encode_prompted(
 class SAM2VideoPredictor:
     """Tracks any number of objects through a video, from clicks, boxes or masks on any of its frames.
 
-    A frame is encoded once, and all objects are tracked in it by one compiled step of static shape: frame numbers, clip
-    lengths, up to 8 clicks, and objects up to the next power of two compile nothing new. Only the memories that the next
-    frames can attend to are on the device; results are kept in host memory.
+    A frame is encoded once, and all objects are tracked in it by one compiled step of static shape: frame numbers,
+    clip lengths, up to 8 clicks, and objects up to the next power of two compile nothing new. Only the memories that
+    the next frames can attend to are on the device; results are kept in host memory.
 
     Semantics are those of the official package 1.1.0 as `build_sam2_video_predictor` makes it, some of which surprise:
 
@@ -75,8 +75,8 @@ class SAM2VideoPredictor:
 
     Args:
       model: from `load_model` or `build_model`.
-      fill_hole_area: fill holes in masks of at most this area, in pixels of the low-resolution mask. The official builder
-        sets 8 here, but without its CUDA extension the package skips it; the default, 0, equals that.
+      fill_hole_area: fill holes in masks of at most this area, in pixels of the low-resolution mask. The official
+        builder sets 8 here, but without its CUDA extension the package skips it; the default, 0, equals that.
       non_overlap_masks: give each pixel of the returned masks to one object at most.
       clear_non_cond_mem_around_input: forget what was tracked near a frame when it gets a prompt.
       add_all_frames_to_correct_as_cond: treat corrected frames like those that were prompted at first.
@@ -101,9 +101,7 @@ class SAM2VideoPredictor:
         self.memory_dtype = jnp.dtype(memory_dtype)
 
     @classmethod
-    def from_pretrained(
-        cls, model_id: str, *, dtype: DTypeLike = jnp.float32, **kwargs: Any
-    ) -> "SAM2VideoPredictor":
+    def from_pretrained(cls, model_id: str, *, dtype: DTypeLike = jnp.float32, **kwargs: Any) -> "SAM2VideoPredictor":
         """A predictor with the model that `load_model` gives; `kwargs` go to the constructor."""
         return cls(load_model(model_id, dtype=dtype), **kwargs)
 
@@ -142,9 +140,7 @@ class SAM2VideoPredictor:
             raise ValueError(f"history must be at least {least}, the frames that tracking looks back on; got {history}")
         frames = open_frames(video_path, self.model.config.image_size, kept=history or least)
         is_live = isinstance(frames, FrameStream)
-        return InferenceState(
-            frames, None if is_live else len(frames), (history or least) if is_live else history
-        )
+        return InferenceState(frames, None if is_live else len(frames), (history or least) if is_live else history)
 
     def add_new_points_or_box(
         self,
@@ -387,9 +383,7 @@ class SAM2VideoPredictor:
         labels = np.append(kinds, np.int32(NOT_A_POINT))[None]
         return pack_prompts([ObjectPrompts(points, labels, mask)], self.model.config.mask_size)
 
-    def _features(
-        self, state: InferenceState, frame_idx: int, image: np.ndarray | None = None
-    ) -> ImageFeatures:
+    def _features(self, state: InferenceState, frame_idx: int, image: np.ndarray | None = None) -> ImageFeatures:
         """The frame's features; those of the last frame are kept, for several prompts on it."""
         if state.features is None or state.features[0] != frame_idx:
             image = state.frames[frame_idx] if image is None else image
@@ -401,14 +395,12 @@ class SAM2VideoPredictor:
             return np.full(rows, value, dtype)
 
         length = UNKNOWN_LENGTH if state.num_frames is None else state.num_frames
-        return ObjectFrames(
-            each(0, np.int32), each(frame_idx, np.int32), each(length, np.int32), each(reverse, bool)
-        )
+        return ObjectFrames(each(0, np.int32), each(frame_idx, np.int32), each(length, np.int32), each(reverse, bool))
 
     def _to_host(self, found: Segmentation, count: int, memory: Array | None = None) -> list[ObjectOnFrame]:
         """The first `count` rows of results, copied so that they keep no buffer of the device alive."""
         found, memory = jax.device_get((found, memory))
-        masks = fill_holes(found.masks[:count], self.fill_hole_area)
+        masks = fill_holes(np.asarray(found.masks[:count]), self.fill_hole_area)
         return [
             ObjectOnFrame(
                 np.array(masks[i]),
@@ -435,7 +427,7 @@ class SAM2VideoPredictor:
                         self.model,
                         self._features(state, frame),
                         result.mask[None],
-                        np.float32([result.object_score_logit]),
+                        np.full(1, result.object_score_logit, np.float32),
                     )
                     result.memory = np.array(memory[0].astype(self.memory_dtype))
                     if self.clear_non_cond_mem_around_input:

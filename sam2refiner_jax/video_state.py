@@ -125,7 +125,7 @@ def assemble_bank(
     rows, slots = bucket(len(objects)), bucket(max(len(o.prompted) for o in objects))
     bank = MemoryBank.empty(config, rows, prompted_slots=slots, dtype=dtype)
 
-    def put(name: str, row: int, slot: int, frame: int, value: np.ndarray) -> None:
+    def put(name: str, row: int, slot: int, frame: int, value: np.ndarray | None) -> None:
         target = getattr(bank, name)
         target.frames[row, slot] = frame
         target.values[row, slot] = value
@@ -136,8 +136,8 @@ def assemble_bank(
             put("prompted_pointers", row, slot, at, result.pointer)
         for ago in range(1, config.max_obj_ptrs_in_encoder):
             at = frame + ago if reverse else frame - ago
-            result = history.tracked.get(at)
-            if result is not None:
+            if at in history.tracked:
+                result = history.tracked[at]
                 put("recent_pointers", row, at % (config.max_obj_ptrs_in_encoder - 1), at, result.pointer)
                 if ago < config.num_maskmem:
                     put("recent", row, at % (config.num_maskmem - 1), at, result.memory)

@@ -10,10 +10,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from ..config import SAM2Config
-from .attention import Attention, dot_product_attention
+from .attention import dot_product_attention
 from .layers import layer_norm
 
-__all__ = ["Memory", "MemoryAttention", "RoPEAttention", "RoPECrossAttention", "axial_rotations", "rotate"]
+__all__ = ["Memory", "MemoryAttention", "RoPECrossAttention", "RoPESelfAttention", "axial_rotations", "rotate"]
 
 # Queries whose logits to one map are computed at a time on CPUs: 8 MiB of them at 1024 pixels.
 QUERY_BLOCK = 512
@@ -41,11 +41,19 @@ def rotate(x: Float[Array, "*b n d"], rotations: Rotations) -> Float[Array, "*b 
     return turned.reshape(x.shape).astype(x.dtype)
 
 
-class RoPEAttention(Attention):
-    """One-head self-attention of a map, with a rotary code of place on queries and keys."""
+class OneHeadAttention(nnx.Module):
+    """The projections of attention with one head; `kv_dim` are the channels of keys and values, `dim` unless given."""
 
     def __init__(self, dim: int, *, kv_dim: int | None = None, dtype: DTypeLike, rngs: nnx.Rngs):
-        super().__init__(dim, 1, kv_dim=kv_dim, dtype=dtype, rngs=rngs)
+        kv_dim = dim if kv_dim is None else kv_dim
+        self.q_proj = nnx.Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.k_proj = nnx.Linear(kv_dim, dim, dtype=dtype, rngs=rngs)
+        self.v_proj = nnx.Linear(kv_dim, dim, dtype=dtype, rngs=rngs)
+        self.out_proj = nnx.Linear(dim, dim, dtype=dtype, rngs=rngs)
+
+
+class RoPESelfAttention(OneHeadAttention):
+    """Self-attention of a map, with a rotary code of place on queries and keys."""
 
     def __call__(self, x: Float[Array, "b n c"], rotations: Rotations) -> Float[Array, "b n c"]:
         q, k = rotate(self.q_proj(x), rotations), rotate(self.k_proj(x), rotations)
@@ -53,12 +61,10 @@ class RoPEAttention(Attention):
         return self.out_proj(out[:, :, 0])
 
 
-class RoPECrossAttention(RoPEAttention):
-    """One-head attention of a map to memories: maps like it, with the rotary code, and pointers without it."""
+class RoPECrossAttention(OneHeadAttention):
+    """Attention of a map to memories: maps like it, with the rotary code, and pointers without it."""
 
-    def __call__(
-        self, x: Float[Array, "b n c"], memory: "Memory", rotations: Rotations
-    ) -> Float[Array, "b n c"]:
+    def __call__(self, x: Float[Array, "b n c"], memory: "Memory", rotations: Rotations) -> Float[Array, "b n c"]:
         """Attends to memory features and pointers. Where none exist the result is finite and means nothing.
 
         Values are averaged first and projected then. It is the same, since attention weights sum to one, and a quarter
@@ -155,7 +161,7 @@ class MemoryAttentionLayer(nnx.Module):
     """Self-attention of the frame, cross-attention to the memories, MLP; pre-norm, no dropout."""
 
     def __init__(self, dim: int, memory_dim: int, *, mlp_dim: int = 2048, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.self_attn = RoPEAttention(dim, dtype=dtype, rngs=rngs)
+        self.self_attn = RoPESelfAttention(dim, dtype=dtype, rngs=rngs)
         self.cross_attn_image = RoPECrossAttention(dim, kv_dim=memory_dim, dtype=dtype, rngs=rngs)
         self.linear1 = nnx.Linear(dim, mlp_dim, dtype=dtype, rngs=rngs)
         self.linear2 = nnx.Linear(mlp_dim, dim, dtype=dtype, rngs=rngs)

@@ -1,13 +1,14 @@
-"""Parity with the official predictor at the released size on real clips. Minutes a test: run with `pytest -m slow -s`."""
+"""Parity with the official predictor at the released size on real clips; minutes a test: `pytest -m slow -s`."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DATA
 from PIL import Image
 from videos import SideBySide, official_and_ours_video
 
+DATA = Path(os.environ.get("SAM2REFINER_DATA", Path(__file__).parents[3] / "shared" / "data"))
 FRAMES = 20
 CLICK = np.array([1], np.int32)
 

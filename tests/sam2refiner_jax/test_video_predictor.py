@@ -314,7 +314,7 @@ def test_history_can_be_bounded_for_stored_clips(small):
     for _ in small.propagate_in_video(state):
         pass
     assert sorted(state.objects[1].tracked) == list(range(14, 30))
-    with pytest.raises(ValueError, match="history must be at least 16.*got 3"):
+    with pytest.raises(ValueError, match=r"history must be at least 16.*got 3"):
         small.init_state(moving_frames(2, HEIGHT, WIDTH), history=3)
 
 
@@ -384,11 +384,8 @@ def test_a_failing_iterator_keeps_what_was_tracked(small):
 
     state = small.init_state(camera())
     small.add_new_mask(state, 0, 1, MASK)
-    seen = []
-    with pytest.raises(RuntimeError, match="the iterator of frames failed at frame 4.*cable pulled"):
-        for frame, _, _ in small.propagate_in_video(state):
-            seen.append(frame)
-    assert seen == [0, 1, 2, 3]
+    with pytest.raises(RuntimeError, match=r"the iterator of frames failed at frame 4.*cable pulled"):
+        list(small.propagate_in_video(state))
     assert sorted(state.objects[1].tracked) == [1, 2, 3]
 
 
@@ -398,11 +395,9 @@ def test_a_corrupt_frame_keeps_what_was_tracked(small, frames, tmp_path):
     broken.write_bytes(broken.read_bytes()[:900])
     state = small.init_state(clip)
     small.add_new_mask(state, 0, 1, MASK)
-    seen = []
     with pytest.raises(ValueError, match=r"frame 6, .*00006\.jpg, is not a readable picture"):
-        for frame, _, _ in small.propagate_in_video(state):
-            seen.append(frame)
-    assert seen == list(range(6))
+        list(small.propagate_in_video(state))
+    assert sorted(state.objects[1].tracked) == list(range(1, 6))
 
 
 def test_videos_of_files(small, frames, tmp_path):

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from flax import nnx
 from official import nchw, official_and_ours, relative_error, to_torch
 
 from sam2refiner_jax.nn import memory_attention
 from sam2refiner_jax.nn.memory_attention import Memory
-from sam2refiner_jax.nn.memory_encoder import depthwise_conv
+from sam2refiner_jax.nn.memory_encoder import DepthwiseConv
 from sam2refiner_jax.nn.positional import sine_encoding_2d
 from sam2refiner_jax.nn.resize import antialiased_matrix
 
@@ -94,11 +95,18 @@ def test_memory_encoder_equals_official():
 
 
 def test_depthwise_convolution_equals_the_grouped_one():
-    x, kernel, bias = normal(B, 9, 11, 8), normal(7, 7, 1, 8, seed=1), normal(8, seed=2)
+    x, module = normal(B, 9, 11, 8), DepthwiseConv(8, 7, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    module.bias.set_value(normal(8, seed=2))
     expected = jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), "SAME", feature_group_count=8, dimension_numbers=("NHWC", "HWIO", "NHWC"), precision="highest"
+        x,
+        module.kernel[...],
+        (1, 1),
+        "SAME",
+        feature_group_count=8,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision="highest",
     )
-    np.testing.assert_allclose(depthwise_conv(x, kernel, bias), expected + bias, atol=1e-5)
+    np.testing.assert_allclose(module(x), expected + module.bias[...], atol=1e-5)
 
 
 @pytest.mark.parametrize(("size_in", "size_out"), [(1024, 256), (480, 1024), (854, 128), (100, 100)])

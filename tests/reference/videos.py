@@ -1,6 +1,5 @@
 """Clips to test on, and the official video predictor beside ours on the same clip."""
 
-import dataclasses
 import functools
 import time
 from pathlib import Path
@@ -8,12 +7,10 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import torch
-from official import randomise
+from official import ours_like, randomise, relative_error
 from PIL import Image
 
 from sam2refiner_jax import SAM2VideoPredictor
-from sam2refiner_jax.checkpoints import model_from_weights
-from sam2refiner_jax.convert import weights_from_official
 
 # Random weights take most objects for absent and most masks for empty or full; these do not.
 OBJECT_SCORE_BIAS, SEED = 0.6, 4
@@ -91,9 +88,7 @@ def official_and_ours_video(name: str, size: int, exact_memories: bool = False):
     randomise(official, SEED)
     with torch.no_grad():
         official.sam_mask_decoder.pred_obj_score_head.layers[-1].bias += OBJECT_SCORE_BIAS
-    tensors = {key: tensor.numpy().copy() for key, tensor in official.state_dict().items()}
-    config, weights = weights_from_official(tensors)
-    model = model_from_weights(dataclasses.replace(config, image_size=size), weights)
+    model = ours_like(official, image_size=size)
     return official, SAM2VideoPredictor(model, memory_dtype=jnp.float32 if exact_memories else jnp.bfloat16)
 
 
@@ -139,9 +134,7 @@ class SideBySide:
     def propagate(self, **kwargs):
         references = self.official.propagate_in_video(self.official_state, **kwargs)
         results = self.ours.propagate_in_video(self.state, **kwargs)
-        for reference, result in zip(
-            timed(references, self.seconds[0]), timed(results, self.seconds[1]), strict=True
-        ):
+        for reference, result in zip(timed(references, self.seconds[0]), timed(results, self.seconds[1]), strict=True):
             self.compare(reference, result)
         self._compare_memories()
 
@@ -155,13 +148,13 @@ class SideBySide:
                 assert sorted(results) == sorted(outputs[key])
                 for frame, expected in outputs[key].items():
                     memory = results[frame].memory.astype(np.float32).transpose(2, 0, 1)
-                    error = _relative(memory, expected["maskmem_features"][0].float().numpy())
+                    error = relative_error(memory, expected["maskmem_features"][0].float().numpy())
                     pixels = self._flipped_pixels(results[frame], expected) if frame in history.prompt_frames() else 0
                     if pixels:
                         self.flipped[frame] = pixels, error
                     else:
                         self.memory_error = max(self.memory_error, error)
-                    error = _relative(results[frame].pointer, expected["obj_ptr"][0].numpy())
+                    error = relative_error(results[frame].pointer, expected["obj_ptr"][0].numpy())
                     self.pointer_error = max(self.pointer_error, error)
 
     def _flipped_pixels(self, result, expected) -> int:
@@ -180,7 +173,3 @@ def timed(results, seconds: list[float]):
             return
         seconds.append(time.perf_counter() - start)
         yield result
-
-
-def _relative(ours, reference) -> float:
-    return float(np.linalg.norm(ours - reference) / np.linalg.norm(reference))
