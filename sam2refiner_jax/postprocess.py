@@ -51,5 +51,5 @@ def fill_holes(logits: Float[np.ndarray, "*batch m n"], max_area: int) -> Float[
         return logits
     result = np.array(logits, dtype=np.float32)
     for mask in result.reshape(-1, *logits.shape[-2:]):
-        mask[_small_components(mask <= 0, max_area)] = HOLE_LOGIT
+        mask[_small_components(mask <= 0, float(max_area))] = HOLE_LOGIT
     return result

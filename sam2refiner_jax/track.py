@@ -77,7 +77,7 @@ def track(
                 number,
                 points=None if clicks is None else clicks[:, :2],
                 labels=None if clicks is None else clicks[:, 2].astype(np.int32),
-                box=box,
+                box=None if box is None else np.array(box, np.float32),
             )
 
     folder = output / video.resolve().stem
