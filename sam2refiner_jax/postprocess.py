@@ -4,7 +4,10 @@ import cv2
 import numpy as np
 from jaxtyping import Float
 
-__all__ = ["fill_holes_and_remove_specks", "resize_masks"]
+__all__ = ["fill_holes", "fill_holes_and_remove_specks", "resize_masks"]
+
+# What the video predictor fills holes with.
+HOLE_LOGIT = 0.1
 
 
 def resize_masks(logits: Float[np.ndarray, "*batch m n"], size: tuple[int, int]) -> Float[np.ndarray, "*batch h w"]:
@@ -40,3 +43,13 @@ def _small_components(mask: np.ndarray, max_area: float) -> np.ndarray:
     small = stats[:, cv2.CC_STAT_AREA] <= max_area
     small[0] = False  # label 0 is what lies outside the mask
     return small[labels]
+
+
+def fill_holes(logits: Float[np.ndarray, "*batch m n"], max_area: int) -> Float[np.ndarray, "*batch m n"]:
+    """Fills holes of at most this area with a logit just above zero, as the official video predictor does."""
+    if max_area <= 0:
+        return logits
+    result = np.array(logits, dtype=np.float32)
+    for mask in result.reshape(-1, *logits.shape[-2:]):
+        mask[_small_components(mask <= 0, float(max_area))] = HOLE_LOGIT
+    return result

@@ -1,5 +1,8 @@
 """Attention of a frame to the memories of other frames (`sam2.modeling.memory_attention`)."""
 
+import dataclasses
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -7,10 +10,15 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from ..config import SAM2Config
-from .attention import Attention, dot_product_attention
+from .attention import dot_product_attention
 from .layers import layer_norm
 
-__all__ = ["MemoryAttention", "RoPEAttention", "axial_rotations", "rotate"]
+__all__ = ["Memory", "MemoryAttention", "RoPECrossAttention", "RoPESelfAttention", "axial_rotations", "rotate"]
+
+# Queries whose logits to one map are computed at a time on CPUs: 8 MiB of them at 1024 pixels.
+QUERY_BLOCK = 512
+# Below any logit, and finite: a maximum to start from.
+NO_LOGIT = -1e30
 
 Rotations = tuple[Float[Array, "n pairs"], Float[Array, "n pairs"]]
 
@@ -24,61 +32,146 @@ def axial_rotations(side: int, dim: int, *, theta: float = 10000.0) -> Rotations
     return jnp.cos(angle), jnp.sin(angle)
 
 
-def rotate(x: Float[Array, "b n h d"], rotations: Rotations) -> Float[Array, "b n h d"]:
+def rotate(x: Float[Array, "*b n d"], rotations: Rotations) -> Float[Array, "*b n d"]:
     """Turns each pair of channels by its token's angle, in float32."""
     pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)
-    cos, sin = (r[:, None, :] for r in rotations)
+    cos, sin = rotations
     real, imaginary = pairs[..., 0], pairs[..., 1]
     turned = jnp.stack([real * cos - imaginary * sin, real * sin + imaginary * cos], axis=-1)
     return turned.reshape(x.shape).astype(x.dtype)
 
 
-class RoPEAttention(Attention):
-    """Attention whose queries and spatial keys carry a rotary code; the last keys (object pointers) carry none."""
+class OneHeadAttention(nnx.Module):
+    """The projections of attention with one head; `kv_dim` are the channels of keys and values, `dim` unless given."""
 
-    def __call__(
-        self,
-        q: Float[Array, "b q c"],
-        k: Float[Array, "b k ck"],
-        v: Float[Array, "b k ck"],
-        rotations: Rotations,
-        *,
-        num_unrotated: int = 0,
-        key_mask: Bool[Array, "b k"] | None = None,
-    ) -> Float[Array, "b q c"]:
-        """Attends; `k` is a whole number of maps as large as `q`, then `num_unrotated` tokens without a place."""
-        q = rotate(self.split_heads(self.q_proj(q)), rotations)
-        k = self.split_heads(self.k_proj(k))
-        v = self.split_heads(self.v_proj(v))
-        num_spatial = k.shape[1] - num_unrotated
-        maps, remainder = divmod(num_spatial, q.shape[1])
-        if remainder:
-            raise ValueError(f"k must hold whole maps of {q.shape[1]} tokens before the pointers, got {num_spatial}")
-        spatial = rotate(k[:, :num_spatial].reshape(k.shape[0] * maps, -1, *k.shape[2:]), rotations)
-        k = jnp.concatenate([spatial.reshape(k.shape[0], num_spatial, *k.shape[2:]), k[:, num_spatial:]], axis=1)
-        out = dot_product_attention(q, k, v, key_mask=key_mask)
-        return self.out_proj(out.reshape(*out.shape[:2], -1))
+    def __init__(self, dim: int, *, kv_dim: int | None = None, dtype: DTypeLike, rngs: nnx.Rngs):
+        kv_dim = dim if kv_dim is None else kv_dim
+        self.q_proj = nnx.Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.k_proj = nnx.Linear(kv_dim, dim, dtype=dtype, rngs=rngs)
+        self.v_proj = nnx.Linear(kv_dim, dim, dtype=dtype, rngs=rngs)
+        self.out_proj = nnx.Linear(dim, dim, dtype=dtype, rngs=rngs)
+
+
+class RoPESelfAttention(OneHeadAttention):
+    """Self-attention of a map, with a rotary code of place on queries and keys."""
+
+    def __call__(self, x: Float[Array, "b n c"], rotations: Rotations) -> Float[Array, "b n c"]:
+        q, k = rotate(self.q_proj(x), rotations), rotate(self.k_proj(x), rotations)
+        out = dot_product_attention(q[:, :, None], k[:, :, None], self.v_proj(x)[:, :, None])
+        return self.out_proj(out[:, :, 0])
+
+
+class RoPECrossAttention(OneHeadAttention):
+    """Attention of a map to memories: maps like it, with the rotary code, and pointers without it."""
+
+    def __call__(self, x: Float[Array, "b n c"], memory: "Memory", rotations: Rotations) -> Float[Array, "b n c"]:
+        """Attends to memory features and pointers. Where none exist the result is finite and means nothing.
+
+        Values are averaged first and projected then. It is the same, since attention weights sum to one, and a quarter
+        of the work, since memories have a quarter of the channels.
+        """
+        q = rotate(self.q_proj(x), rotations)
+        map_keys = rotate(self.k_proj(memory.maps + memory.maps_pe), rotations)
+        pointer_keys = self.k_proj(memory.pointers + memory.pointers_pe)
+        averaged = jax.lax.platform_dependent(
+            q, map_keys, pointer_keys, memory, cpu=average_map_by_map, default=average_at_once
+        )
+        return self.out_proj(self.v_proj(averaged))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """What a batch of frames attends to.
+
+    Attributes:
+      maps: memory features of other frames.
+      maps_pe: their encodings of place and time.
+      maps_exist: False for maps to ignore.
+      pointers: object pointers, cut into tokens as wide as the features.
+      pointers_pe: their encodings of time.
+      pointers_exist: False for tokens to ignore.
+    """
+
+    maps: Float[Array, "*b maps n cm"]
+    maps_pe: Float[Array, "*b maps n cm"]
+    maps_exist: Bool[Array, "*b maps"]
+    pointers: Float[Array, "*b p cm"]
+    pointers_pe: Float[Array, "*b p cm"]
+    pointers_exist: Bool[Array, "*b p"]
+
+
+def average_at_once(
+    q: Float[Array, "b n c"], map_keys: Float[Array, "b maps n c"], pointer_keys: Float[Array, "b p c"], memory: Memory
+) -> Float[Array, "b n cm"]:
+    """The memories' values averaged with attention's weights."""
+    b, maps, n, c = map_keys.shape
+    keys = jnp.concatenate([map_keys.reshape(b, maps * n, c), pointer_keys], axis=1)
+    values = jnp.concatenate([memory.maps.reshape(b, maps * n, -1), memory.pointers], axis=1)
+    exist = jnp.concatenate([jnp.repeat(memory.maps_exist, n, axis=1), memory.pointers_exist], axis=1)
+    logits = jnp.einsum("bqc,bkc->bqk", q, keys, preferred_element_type=jnp.float32) / math.sqrt(c)
+    weights = jax.nn.softmax(jnp.where(exist[:, None], logits, NO_LOGIT), axis=-1)
+    return jnp.einsum("bqk,bkc->bqc", weights.astype(values.dtype), values)
+
+
+def average_map_by_map(
+    q: Float[Array, "b n c"], map_keys: Float[Array, "b maps n c"], pointer_keys: Float[Array, "b p c"], memory: Memory
+) -> Float[Array, "b n cm"]:
+    """`average_at_once` for CPUs: never all logits at once, and no work for maps that do not exist."""
+    return jax.lax.map(lambda one: _average_of_one(*one), (q, map_keys, pointer_keys, memory))
+
+
+def _average_of_one(q, map_keys, pointer_keys, memory: Memory):
+    n, c = q.shape
+    # Blocks of queries, padded to a whole number; each with its highest logit so far, and sums relative to it.
+    blocks = -(-n // QUERY_BLOCK)
+    size = -(-n // blocks)
+    q = jnp.pad(q, ((0, blocks * size - n), (0, 0))).reshape(blocks, size, c) / math.sqrt(c)
+    width = memory.pointers.shape[-1]
+    sums = (
+        jnp.full((blocks, size, 1), NO_LOGIT),
+        jnp.zeros((blocks, size, 1)),
+        jnp.zeros((blocks, size, width)),
+    )
+
+    def add(sums, keys, values, exist):
+        def add_to_block(block):
+            q, highest, total, average = block
+            logits = jnp.einsum("qc,kc->qk", q, keys, preferred_element_type=jnp.float32)
+            if exist is not None:
+                logits = jnp.where(exist, logits, -jnp.inf)
+            new = jnp.maximum(highest, logits.max(axis=-1, keepdims=True))
+            weights, shrink = jnp.exp(logits - new), jnp.exp(highest - new)
+            added = jnp.einsum("qk,kc->qc", weights.astype(values.dtype), values, preferred_element_type=jnp.float32)
+            return new, total * shrink + weights.sum(axis=-1, keepdims=True), average * shrink + added
+
+        return jax.lax.map(add_to_block, (q, *sums))
+
+    def add_map(sums, one):
+        keys, values, exists = one
+        return jax.lax.cond(exists, lambda s: add(s, keys, values, None), lambda s: s, sums), None
+
+    sums = add(sums, pointer_keys, memory.pointers, memory.pointers_exist)
+    (_, total, average), _ = jax.lax.scan(add_map, sums, (map_keys, memory.maps, memory.maps_exist))
+    average = average / jnp.where(total > 0, total, 1.0)
+    return average.reshape(blocks * size, width)[:n].astype(memory.maps.dtype)
 
 
 class MemoryAttentionLayer(nnx.Module):
     """Self-attention of the frame, cross-attention to the memories, MLP; pre-norm, no dropout."""
 
     def __init__(self, dim: int, memory_dim: int, *, mlp_dim: int = 2048, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.self_attn = RoPEAttention(dim, 1, dtype=dtype, rngs=rngs)
-        self.cross_attn_image = RoPEAttention(dim, 1, kv_dim=memory_dim, dtype=dtype, rngs=rngs)
+        self.self_attn = RoPESelfAttention(dim, dtype=dtype, rngs=rngs)
+        self.cross_attn_image = RoPECrossAttention(dim, kv_dim=memory_dim, dtype=dtype, rngs=rngs)
         self.linear1 = nnx.Linear(dim, mlp_dim, dtype=dtype, rngs=rngs)
         self.linear2 = nnx.Linear(mlp_dim, dim, dtype=dtype, rngs=rngs)
         self.norm1 = layer_norm(dim, epsilon=1e-5, dtype=dtype, rngs=rngs)
         self.norm2 = layer_norm(dim, epsilon=1e-5, dtype=dtype, rngs=rngs)
         self.norm3 = layer_norm(dim, epsilon=1e-5, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x, memory, memory_pe, rotations, *, num_pointers, memory_mask):
-        y = self.norm1(x)
-        x = x + self.self_attn(y, y, y, rotations)
-        y = self.norm2(x)
-        x = x + self.cross_attn_image(
-            y, memory + memory_pe, memory, rotations, num_unrotated=num_pointers, key_mask=memory_mask
-        )
+    def __call__(self, x: Float[Array, "b n c"], memory: Memory, rotations: Rotations) -> Float[Array, "b n c"]:
+        x = x + self.self_attn(self.norm1(x), rotations)
+        x = x + self.cross_attn_image(self.norm2(x), memory, rotations)
         return x + self.linear2(jax.nn.relu(self.linear1(self.norm3(x))))
 
 
@@ -93,28 +186,18 @@ class MemoryAttention(nnx.Module):
         self.norm = layer_norm(config.hidden_dim, epsilon=1e-5, dtype=dtype, rngs=rngs)
 
     def __call__(
-        self,
-        frame: Float[Array, "b h h c"],
-        frame_pe: Float[Array, "h h c"],
-        memory: Float[Array, "b k cm"],
-        memory_pe: Float[Array, "b k cm"],
-        *,
-        num_pointers: int = 0,
-        memory_mask: Bool[Array, "b k"] | None = None,
+        self, frame: Float[Array, "b h h c"], frame_pe: Float[Array, "h h c"], memory: Memory
     ) -> Float[Array, "b h h c"]:
         """The frame's features in the light of the memories.
 
         Args:
           frame: stride-16 features of a square image.
           frame_pe: their sine encoding.
-          memory: tokens: whole maps of h * h, then object pointers.
-          memory_pe: their spatial and temporal encodings.
-          num_pointers: how many of the last memory tokens are object pointers, which have no place.
-          memory_mask: False where a memory token does not exist.
+          memory: what to attend to; maps are as large as the frame's.
         """
         b, h, _, c = frame.shape
         x = (frame + 0.1 * frame_pe.astype(frame.dtype)).reshape(b, h * h, c)
         rotations = axial_rotations(h, c)
         for layer in self.layers:
-            x = layer(x, memory, memory_pe, rotations, num_pointers=num_pointers, memory_mask=memory_mask)
+            x = layer(x, memory, rotations)
         return self.norm(x).reshape(b, h, h, c)

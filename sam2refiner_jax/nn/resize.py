@@ -1,10 +1,10 @@
-"""Resizing of feature maps with PyTorch's conventions (`align_corners=False`, no antialiasing)."""
+"""Resizing of maps with PyTorch's conventions (`align_corners=False`)."""
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-__all__ = ["resize_bicubic", "resize_bilinear", "upsample_nearest_2x"]
+__all__ = ["antialiased_matrix", "resize_antialiased", "resize_bicubic", "resize_bilinear", "upsample_nearest_2x"]
 
 # PyTorch's cubic convolution coefficient; `jax.image.resize` uses -0.5.
 CUBIC_COEFFICIENT = -0.75
@@ -53,3 +53,21 @@ def upsample_nearest_2x(x: Float[Array | np.ndarray, "b h w c"]) -> Float[Array,
     """Every pixel becomes a 2x2 block."""
     b, h, w, c = x.shape
     return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
+
+
+def antialiased_matrix(size_in: int, size_out: int) -> np.ndarray:
+    """The (size_out, size_in) matrix of PyTorch's 1-D bilinear resize with `antialias=True`.
+
+    When it shrinks, the filter widens with the scale; taps beyond an edge are dropped and the others rescaled.
+    """
+    scale = size_in / size_out
+    centre = (np.arange(size_out)[:, None] + 0.5) * scale
+    taps = _linear_kernel((np.arange(size_in) + 0.5 - centre) / max(scale, 1.0))
+    return (taps / taps.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def resize_antialiased(x: Float[Array, "b h w c"], size: tuple[int, int]) -> Float[Array, "b h2 w2 c"]:
+    """Bilinear resize to `size` = (height, width) with `antialias=True`."""
+    rows = antialiased_matrix(x.shape[1], size[0]).astype(x.dtype)
+    columns = antialiased_matrix(x.shape[2], size[1]).astype(x.dtype)
+    return jnp.einsum("xw,bywc->byxc", columns, jnp.einsum("yh,bhwc->bywc", rows, x))

@@ -1,0 +1,187 @@
+"""Tracking speed: beside the official predictor, and its cost by frame number, number of objects and clips.
+
+    python benchmarks/video.py beside --frames 16         seconds a frame of both predictors, in turns on one clip
+    python benchmarks/video.py steps --objects 1 2 4      encoder, step by number of objects, clips in a batch
+    python benchmarks/video.py live --frames 5000         step time and memory over a long iterator
+
+Weights are random, which makes no difference to speed. `beside` needs the official package.
+"""
+
+import gc
+import json
+import resource
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+from PIL import Image
+from tyro.extras import SubcommandApp
+
+from sam2refiner_jax import SAM2VideoPredictor, build_model
+from sam2refiner_jax.memory_bank import MemoryBank, ObjectFrames
+from sam2refiner_jax.tracking import encode_frames, track_frame
+
+app = SubcommandApp()
+
+
+def frames_of(clip: Path | None, count: int) -> list[np.ndarray]:
+    """The first frames of a folder of JPEGs, over again if there are too few; noise without a folder."""
+    if clip is None:
+        rng = np.random.default_rng(0)
+        return [rng.integers(0, 255, (480, 854, 3), np.uint8) for _ in range(min(count, 8))]
+    paths = sorted(clip.glob("*.jpg"), key=lambda p: int(p.stem))[:count]
+    return [np.asarray(Image.open(p).convert("RGB")) for p in paths]
+
+
+def report(**figures: object) -> None:
+    print(json.dumps({"device": jax.devices()[0].device_kind, **figures}), flush=True)
+
+
+def seconds_between(results: Iterator) -> Iterator[float]:
+    while True:
+        start = time.perf_counter()
+        if next(results, None) is None:
+            return
+        yield time.perf_counter() - start
+
+
+@app.command
+def beside(clip: Path, name: str = "sam2.1_hiera_t", frames: int = 16, objects: int = 1) -> None:
+    """Seconds a frame of the official predictor and of ours, turn by turn on one folder of JPEGs.
+
+    Args:
+      clip: A folder of JPEGs.
+      name: The model.
+      frames: Frames to track; both are steady from the seventeenth on, when all memories are full.
+      objects: Objects to track.
+    """
+    import torch
+    from sam2.build_sam import build_sam2_video_predictor
+
+    version = name.split("_")[0]
+    official = build_sam2_video_predictor(f"configs/{version}/{name}.yaml", device="cpu")
+    official.fill_hole_area = 0
+    ours = SAM2VideoPredictor(build_model(name))
+    runs = []
+    for predictor in (official, ours):
+        state = predictor.init_state(str(clip))
+        for i in range(objects):
+            predictor.add_new_points_or_box(state, 0, i, box=np.float32([50 + 20 * i, 60, 300 + 20 * i, 400]))
+        runs.append(seconds_between(predictor.propagate_in_video(state, max_frame_num_to_track=frames)))
+    times = np.array(list(zip(*runs, strict=True)))
+    for i, (theirs, mine) in enumerate(times):
+        report(frame=i, official=round(float(theirs), 3), ours=round(float(mine), 3))
+    steady = np.median(times[min(8, len(times) - 1) :], axis=0)
+    report(
+        steady_official=round(float(steady[0]), 3),
+        steady_ours=round(float(steady[1]), 3),
+        ratio=round(float(steady[1] / steady[0]), 3),
+        threads=torch.get_num_threads(),
+    )
+
+
+@app.command
+def steps(
+    name: str = "sam2.1_hiera_t",
+    image_size: int = 1024,
+    objects: tuple[int, ...] = (1, 2, 4),
+    repeats: int = 5,
+) -> None:
+    """Seconds of the encoder and of the step by number of objects, all memories full; and of two clips in a batch.
+
+    Args:
+      name: The model.
+      image_size: Side of the input in pixels.
+      objects: Numbers of objects.
+      repeats: Runs of each, of which the median counts.
+    """
+    model = build_model(name, image_size=image_size)
+    encode = jax.jit(encode_frames)
+    images = np.random.default_rng(0).integers(0, 255, (2, image_size, image_size, 3), np.uint8)
+
+    def median_seconds(run) -> float:
+        jax.block_until_ready(run())
+        times = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            jax.block_until_ready(run())
+            times.append(time.perf_counter() - start)
+        return float(np.median(times))
+
+    def step(features, image):
+        rows = len(image)
+        where = ObjectFrames(
+            np.int32(image), np.full(rows, 30, np.int32), np.full(rows, 100, np.int32), np.zeros(rows, bool)
+        )
+        bank = full_bank(model.config, rows)
+        return lambda: track_frame(model, jax.device_put(bank), features, where, np.ones(rows, bool))
+
+    encoder = median_seconds(lambda: encode(model, images[:1]))
+    features = encode(model, images[:1])
+    report(encoder=round(encoder, 3))
+    single = median_seconds(step(features, [0]))
+    for count in objects:
+        seconds = median_seconds(step(features, [0] * count))
+        linear = encoder + count * single
+        report(objects=count, step=round(seconds, 3), frame_over_linear=round((encoder + seconds) / linear, 3))
+    both = median_seconds(lambda: encode(model, images)) + median_seconds(step(encode(model, images), [0, 1]))
+    report(two_clips_in_a_batch=round(both, 3), in_turn=round(2 * (encoder + single), 3))
+
+
+def full_bank(config, rows: int) -> MemoryBank:
+    """A bank with a memory in every slot when frame 30 is tracked."""
+    bank = MemoryBank.empty(config, rows)
+    frames = {
+        "prompted": range(1),
+        "prompted_pointers": range(1),
+        "recent": range(24, 30),
+        "recent_pointers": range(15, 30),
+    }
+    rng = np.random.default_rng(0)
+    for name, of in frames.items():
+        slots = getattr(bank, name)
+        slots.frames[:] = of
+        slots.values[:] = rng.normal(size=slots.values.shape)
+    return bank
+
+
+@app.command
+def live(name: str = "sam2.1_hiera_t", image_size: int = 1024, frames: int = 5000, every: int = 500) -> None:
+    """Step time and memory over a long iterator of frames.
+
+    Args:
+      name: The model.
+      image_size: Side of the input in pixels.
+      frames: How many.
+      every: Frames between two reports.
+    """
+    stored = frames_of(None, 8)
+    predictor = SAM2VideoPredictor(build_model(name, image_size=image_size))
+    state = predictor.init_state(stored[i % len(stored)] for i in range(frames))
+    predictor.add_new_points_or_box(state, 0, 1, box=np.float32([50, 60, 300, 400]))
+    times = []
+    for i, seconds in enumerate(seconds_between(predictor.propagate_in_video(state))):
+        times.append(seconds)
+        if i % every == every - 1 or i in (10, 100):
+            gc.collect()
+            report(
+                frame=i,
+                seconds=round(float(np.median(times[-every:])), 4),
+                buffers_mb=round(sum(x.nbytes for x in jax.live_arrays()) / 2**20, 3),
+                host_mb=resident_mb(),
+                remembered=len(state.objects[1].tracked),
+            )
+
+
+def resident_mb() -> float:
+    """Memory of this process; where /proc is missing, the most it ever had."""
+    status = Path("/proc/self/statm")
+    if status.exists():
+        return round(int(status.read_text().split()[1]) * resource.getpagesize() / 2**20, 1)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, 1)
+
+
+if __name__ == "__main__":
+    app.cli()

@@ -1,0 +1,189 @@
+"""The command `sam2refiner track`: objects through a video."""
+
+import itertools
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+from PIL import Image
+from tqdm import tqdm
+from tyro.conf import Positional
+
+from .atomic import new_file
+from .checkpoints import load_model
+from .frames import Frames, JpegFolder, VideoFile
+from .overlay import draw_overlay
+from .video_predictor import SAM2VideoPredictor
+from .video_state import InferenceState
+
+__all__ = ["davis_palette", "read_object_masks", "track", "track_video", "write_overlay_video"]
+
+DEFAULT_CHECKPOINT = "facebook/sam2.1-hiera-tiny"
+# Tracked frames that are remembered: the command goes through the video once, so tracking's own reach is enough.
+HISTORY = 16
+FOLDER_RATE = 24.0
+
+
+def track(
+    video: Positional[Path],
+    checkpoint: str = DEFAULT_CHECKPOINT,
+    output: Path = Path("out"),
+    points: tuple[tuple[float, float, int], ...] = (),
+    boxes: tuple[tuple[float, float, float, float], ...] = (),
+    mask: Path | None = None,
+    frame: int = 0,
+    overlay: bool = True,
+    fill_hole_area: int = 0,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+) -> None:
+    """Track objects through a video from clicks, boxes or a mask on one frame.
+
+    It writes the masks as OUTPUT/NAME/00000.png and so on, in DAVIS layout: palette pictures of the video's size whose
+    value is the object's number, 0 where there is none. OUTPUT/NAME.mp4 shows them on the video. What was written
+    stays if a later frame cannot be read.
+
+    Args:
+      video: A video file, or a folder of JPEGs named by frame number.
+      checkpoint: A checkpoint directory, an official .pt or .safetensors, or a Hugging Face id.
+      output: The folder for the results; files of the same names are replaced.
+      points: Clicks on one object, each X Y LABEL: pixels, then 1 on the object or 0 off it.
+      boxes: Boxes, each X0 Y0 X1 Y1 in pixels; every box is an object of its own, numbered from 1.
+      mask: A palette or grayscale picture of the frame's size: every value but 0 is an object.
+      frame: The frame that the prompts are for; from a later one than the first, tracking runs in both directions.
+      overlay: Write the video that shows the masks.
+      fill_hole_area: Fill holes of at most this area, in pixels of the low-resolution mask.
+      dtype: Computation type; bfloat16 is the fast mode on GPUs and TPUs.
+    """
+    if not (points or boxes or mask):
+        raise ValueError("give points, boxes or a mask of the objects to track")
+    if points and len(boxes) > 1:
+        raise ValueError(f"points are for one object and cannot be mixed with {len(boxes)} boxes")
+    if mask and (points or boxes):
+        raise ValueError("give either a mask or points and boxes, not both")
+    predictor = SAM2VideoPredictor(load_model(checkpoint, dtype=dtype), fill_hole_area=fill_hole_area)
+    state = predictor.init_state(video, history=HISTORY)
+    if mask:
+        for number, object_mask in read_object_masks(mask, (state.video_height, state.video_width)).items():
+            predictor.add_new_mask(state, frame, number, object_mask)
+    else:
+        clicks = np.array(points, np.float32) if points else None
+        for number, box in enumerate(boxes or (None,), start=1):
+            predictor.add_new_points_or_box(
+                state,
+                frame,
+                number,
+                points=None if clicks is None else clicks[:, :2],
+                labels=None if clicks is None else clicks[:, 2].astype(np.int32),
+                box=None if box is None else np.array(box, np.float32),
+            )
+
+    folder = output / video.resolve().stem
+    folder.mkdir(parents=True, exist_ok=True)
+    masks: dict[int, Path] = {}
+    try:
+        for index, path in track_video(predictor, state, folder, frame):
+            masks[index] = path
+    finally:  # Also where a frame cannot be read: the overlay shows what there is.
+        if overlay and masks:
+            write_overlay_video(state.frames, masks, folder.with_name(folder.name + ".mp4"))
+    print(f"masks: {folder}" + (f", overlay: {folder}.mp4" if overlay else ""))
+
+
+def track_video(
+    predictor: SAM2VideoPredictor, state: InferenceState, folder: Path, frame: int
+) -> Iterator[tuple[int, Path]]:
+    """Propagates the prompts on `frame` to the whole video, writing a palette picture for each frame at once.
+
+    Yields:
+      A frame's index and the picture's path.
+    """
+    names, palette = frame_names(state.frames), davis_palette()
+    passes: list[Iterator] = [predictor.propagate_in_video(state, start_frame_idx=frame)]
+    if frame > 0:
+        backwards = predictor.propagate_in_video(state, start_frame_idx=frame, reverse=True)
+        passes.append(itertools.islice(backwards, 1, None))
+    for index, numbers, logits in tqdm(itertools.chain(*passes), total=len(names), unit="frame"):
+        picture = Image.fromarray(number_pixels(logits[:, 0], numbers), mode="P")
+        picture.putpalette(palette.tobytes())
+        path = folder / f"{names[index]}.png"
+        with new_file(path, overwrite=True) as partial:
+            picture.save(partial)
+        yield index, path
+
+
+def frame_names(frames: Frames) -> list[str]:
+    """Names for the frames' masks: those of the JPEGs, or their numbers."""
+    return frames.names() if isinstance(frames, JpegFolder) else [f"{i:05d}" for i in range(len(frames))]
+
+
+def number_pixels(logits: np.ndarray, numbers: list[int]) -> UInt8[np.ndarray, "h w"]:
+    """The number of the object with the highest logit at each pixel, 0 where none is positive."""
+    best = logits.argmax(axis=0)
+    return np.where(logits.max(axis=0) > 0, np.array(numbers, np.uint8)[best], np.uint8(0))
+
+
+def read_object_masks(path: Path, size: tuple[int, int]) -> dict[int, Bool[np.ndarray, "h w"]]:
+    """The masks of the objects that a palette or grayscale picture numbers.
+
+    Args:
+      path: of the picture.
+      size: height and width that it must have.
+
+    Raises:
+      ValueError: if it is no such picture, has another size, or shows no object.
+    """
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+    except FileNotFoundError:
+        raise
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"mask {path} is not a readable picture: {error}") from error
+    if picture.mode not in ("P", "L", "1"):
+        raise ValueError(f"mask must be a palette or grayscale picture, got mode {picture.mode} in {path}")
+    numbered = np.asarray(picture).astype(np.uint8)
+    if numbered.shape != size:
+        raise ValueError(
+            f"mask must be as large as the video, {size[1]} x {size[0]}; {path} is {picture.width} x {picture.height}"
+        )
+    objects = {int(number): numbered == number for number in np.unique(numbered) if number}
+    if not objects:
+        raise ValueError(f"mask must show at least one object; {path} is 0 everywhere")
+    return objects
+
+
+def write_overlay_video(frames: Frames, masks: dict[int, Path], path: Path) -> None:
+    """Writes a video of the frames that have palette pictures of masks, showing them in it."""
+    import av
+
+    rate = Fraction(frames.rate if isinstance(frames, VideoFile) else FOLDER_RATE).limit_denominator(1001)
+    height, width = (side - side % 2 for side in (frames.height, frames.width))  # what the encoder's colours need
+    with new_file(path, overwrite=True) as partial, av.open(str(partial), "w") as container:
+        stream = container.add_stream("libx264" if "libx264" in av.codecs_available else "mpeg4", rate=rate)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        left = len(masks)
+        for index, photo in enumerate(frames.photos()):
+            if index in masks:
+                with Image.open(masks[index]) as picture:
+                    numbered = np.asarray(picture)
+                objects = np.arange(1, numbered.max() + 1)[:, None, None] == numbered
+                shown = np.ascontiguousarray(draw_overlay(photo, objects)[:height, :width])
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(shown, format="rgb24")))
+                left -= 1
+            if left == 0:  # Frames after the last mask may be the ones that cannot be read.
+                break
+        container.mux(stream.encode())
+
+
+def davis_palette() -> UInt8[np.ndarray, "256 3"]:
+    """The colours of the DAVIS and PASCAL VOC annotations: bits of the number spread over red, green and blue."""
+    number = np.arange(256)[:, None]
+    channels = np.arange(3)
+    colours = np.zeros((256, 3), np.int64)
+    for bit in range(8):
+        colours |= ((number >> channels) & 1) << (7 - bit)
+        number = number >> 3
+    return colours.astype(np.uint8)

@@ -1,0 +1,512 @@
+"""SAM2VideoPredictor: objects through videos, with the interface of the official package 1.1.0."""
+
+import itertools
+import os
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+from numpy.typing import ArrayLike
+
+from .checkpoints import load_model
+from .frames import FrameStream, open_frames
+from .memory_bank import ObjectFrames
+from .nn.prompt_encoder import NOT_A_POINT, Prompts
+from .nn.resize import antialiased_matrix
+from .postprocess import fill_holes, resize_masks
+from .preprocess import Photo
+from .prompts import ObjectPrompts, pack_prompts, read_prompts
+from .sam2 import SAM2, ImageFeatures
+from .tracking import (
+    NO_OBJECT_SCORE,
+    Segmentation,
+    encode_frames,
+    encode_memory,
+    segment_mask_prompt,
+    segment_prompted,
+    segment_tracked,
+    track_frame,
+    upsample_masks,
+)
+from .video_state import InferenceState, ObjectHistory, ObjectOnFrame, assemble_bank, bucket
+
+__all__ = ["SAM2VideoPredictor"]
+
+# Earlier masks are given back to the decoder within this range, as officially.
+LOGIT_LIMIT = 32.0
+# Where objects may not overlap, the logits of the weaker ones are at most this.
+SUPPRESSED_LOGIT = -10.0
+# The length of a clip whose end is not known yet: any that is too long to matter.
+UNKNOWN_LENGTH = 2**29
+
+Masks = Float[np.ndarray, "objects 1 h w"]
+
+_encode_frames = jax.jit(encode_frames)
+_segment_prompted = jax.jit(segment_prompted)
+_segment_mask_prompt = jax.jit(segment_mask_prompt)
+_segment_tracked = jax.jit(segment_tracked)
+
+
+@jax.jit
+def _encode_prompted(
+    model: SAM2, features: ImageFeatures, masks: Float[Array, "objects m m"], scores: Float[Array, " objects"]
+) -> Float[Array, "objects h h cm"]:
+    image = jnp.zeros(len(masks), jnp.int32)
+    return encode_memory(model, features, image, upsample_masks(model, masks), scores, prompted=True)
+
+
+class SAM2VideoPredictor:
+    """Tracks any number of objects through a video, from clicks, boxes or masks on any of its frames.
+
+    A frame is encoded once, and all objects are tracked in it by one compiled step of static shape: frame numbers,
+    clip lengths, up to 8 clicks, and objects up to the next power of two compile nothing new. Only the memories that
+    the next frames can attend to are on the device; results are kept in host memory.
+
+    Semantics are those of the official package 1.1.0 as `build_sam2_video_predictor` makes it, some of which surprise:
+
+    - `propagate_in_video` starts at the earliest frame with prompts and tracks anew whatever frame has none. So it also
+      overwrites the result of clicks that correct a frame tracked before, unless `add_all_frames_to_correct_as_cond`.
+    - `max_frame_num_to_track` does not count the first frame.
+    - Memory features are rounded to bfloat16 between frames.
+
+    Args:
+      model: from `load_model` or `build_model`.
+      fill_hole_area: fill holes in masks of at most this area, in pixels of the low-resolution mask. The official
+        builder sets 8 here, but without its CUDA extension the package skips it; the default, 0, equals that.
+      non_overlap_masks: give each pixel of the returned masks to one object at most.
+      clear_non_cond_mem_around_input: forget what was tracked near a frame when it gets a prompt.
+      add_all_frames_to_correct_as_cond: treat corrected frames like those that were prompted at first.
+      memory_dtype: in which memory features are kept between frames; bfloat16, as officially, or float32.
+    """
+
+    def __init__(
+        self,
+        model: SAM2,
+        fill_hole_area: int = 0,
+        non_overlap_masks: bool = False,
+        clear_non_cond_mem_around_input: bool = False,
+        add_all_frames_to_correct_as_cond: bool = False,
+        *,
+        memory_dtype: DTypeLike = jnp.bfloat16,
+    ):
+        self.model = model
+        self.fill_hole_area = fill_hole_area
+        self.non_overlap_masks = non_overlap_masks
+        self.clear_non_cond_mem_around_input = clear_non_cond_mem_around_input
+        self.add_all_frames_to_correct_as_cond = add_all_frames_to_correct_as_cond
+        self.memory_dtype = jnp.dtype(memory_dtype)
+
+    @classmethod
+    def from_pretrained(cls, model_id: str, *, dtype: DTypeLike = jnp.float32, **kwargs: Any) -> "SAM2VideoPredictor":
+        """A predictor with the model that `load_model` gives; `kwargs` go to the constructor."""
+        return cls(load_model(model_id, dtype=dtype), **kwargs)
+
+    @property
+    def device(self) -> jax.Device:
+        """Where the model's weights are."""
+        return next(iter(self.model.no_mem_embed[...].devices()))
+
+    def init_state(
+        self,
+        video_path: str | os.PathLike[str] | Sequence[Photo] | np.ndarray | Iterable[Photo],
+        offload_video_to_cpu: bool = False,
+        offload_state_to_cpu: bool = False,
+        async_loading_frames: bool = False,
+        *,
+        history: int | None = None,
+    ) -> InferenceState:
+        """Opens a video.
+
+        Args:
+          video_path: a folder of JPEGs named by frame number, a video file, a list (or array) of RGB frames, or an
+            iterator of RGB frames, which is read as tracking goes on, one frame ahead.
+          offload_video_to_cpu: has no effect: frames are always in host memory, and decoded ahead.
+          offload_state_to_cpu: has no effect: results are always in host memory, while what memory attention needs of
+            them stays on the device.
+          async_loading_frames: has no effect: frames are always decoded in threads.
+          history: how many tracked frames of each object to remember, at least 16. Prompts can correct the frames
+            that are remembered, and propagation can start from them. By default all frames of a stored clip, and 16
+            of an iterator, of which as many frames stay available for prompts; so its memory does not grow.
+
+        Raises:
+          ValueError: if the video holds no frames, frames of different sizes, or cannot be read.
+        """
+        least = self.model.config.max_obj_ptrs_in_encoder
+        if history is not None and history < least:
+            raise ValueError(f"history must be at least {least}, the frames that tracking looks back on; got {history}")
+        frames = open_frames(video_path, self.model.config.image_size, kept=history or least)
+        is_live = isinstance(frames, FrameStream)
+        return InferenceState(frames, None if is_live else len(frames), (history or least) if is_live else history)
+
+    def add_new_points_or_box(
+        self,
+        inference_state: InferenceState,
+        frame_idx: int,
+        obj_id: Hashable,
+        points: ArrayLike | None = None,
+        labels: ArrayLike | None = None,
+        clear_old_points: bool = True,
+        normalize_coords: bool = True,
+        box: ArrayLike | None = None,
+    ) -> tuple[int, list[Any], Masks]:
+        """Adds clicks on an object, or a box around it, or both, to a frame.
+
+        On a frame that was tracked before, they correct the mask found there; elsewhere they start the object.
+
+        Args:
+          inference_state: from `init_state`.
+          frame_idx: the frame.
+          obj_id: the object's id, of the caller's choice; a new one makes a new object, at any time.
+          points: (n, 2) x and y in pixels of the video.
+          labels: (n,) 1 for a click on the object, 0 for one off it.
+          clear_old_points: forget earlier clicks on this object in this frame instead of adding to them.
+          normalize_coords: False if coordinates are already in [0, 1] of the video's width and height.
+          box: (4,) x0, y0, x1, y1; only with `clear_old_points`.
+
+        Returns:
+          The frame's index, all object ids, and mask logits of all objects on the frame, (objects, 1, height, width).
+
+        Raises:
+          ValueError: on a frame that is not there, or prompts that cannot be meant.
+        """
+        state = inference_state
+        self._check_frame(state, frame_idx)
+        history = state.objects.get(obj_id, ObjectHistory())
+        old = None if clear_old_points else history.points.get(frame_idx)
+        coords, kinds = self._read_points(state, points, labels, box, clear_old_points, normalize_coords)
+        if old is not None:
+            coords, kinds = np.concatenate([old[0], coords]), np.concatenate([old[1], kinds])
+
+        is_first = frame_idx not in history.directions
+        news = history.new_prompted if is_first or self.add_all_frames_to_correct_as_cond else history.new_tracked
+        previous = news.get(frame_idx) or history.on(frame_idx)
+        prompts = self._pack(coords, kinds, previous)
+        features = self._features(state, frame_idx)
+        if is_first:
+            found = _segment_prompted(self.model, features, np.zeros(1, np.int32), prompts)
+        else:
+            if not history.prompted:
+                raise RuntimeError(
+                    f"object {obj_id!r} has no prompts left from which frame {frame_idx} could be corrected; "
+                    "call propagate_in_video after adding prompts to another frame, or reset_state"
+                )
+            reverse = history.directions[frame_idx]
+            bank = assemble_bank([history], frame_idx, reverse, self.model.config, self.memory_dtype)
+            where = self._object_frames(state, 1, frame_idx, reverse)
+            found = _segment_tracked(self.model, features, jax.device_put(bank), where, prompts)
+        news[frame_idx] = self._to_host(found, 1)[0]
+        history.points[frame_idx] = coords, kinds
+        history.masks.pop(frame_idx, None)
+        state.objects.setdefault(obj_id, history)
+        return frame_idx, state.obj_ids, self._masks_on(state, frame_idx, news is history.new_prompted)
+
+    def add_new_mask(
+        self, inference_state: InferenceState, frame_idx: int, obj_id: Hashable, mask: ArrayLike
+    ) -> tuple[int, list[Any], Masks]:
+        """Gives an object's mask in a frame. The mask is taken as it is, at the resolution of the model.
+
+        Args:
+          inference_state: from `init_state`.
+          frame_idx: the frame.
+          obj_id: the object's id; a new one makes a new object.
+          mask: (h, w), of any size; non-zero on the object.
+
+        Returns:
+          The frame's index, all object ids, and mask logits of all objects on the frame, (objects, 1, height, width).
+
+        Raises:
+          ValueError: on a frame that is not there, or a mask that is none.
+        """
+        state = inference_state
+        self._check_frame(state, frame_idx)
+        resized = _resize_mask(mask, self.model.config.image_size)
+        history = state.objects.get(obj_id, ObjectHistory())
+        is_first = frame_idx not in history.directions
+        news = history.new_prompted if is_first or self.add_all_frames_to_correct_as_cond else history.new_tracked
+        features = self._features(state, frame_idx)
+        found = _segment_mask_prompt(self.model, features, np.zeros(1, np.int32), resized[None])
+        news[frame_idx] = self._to_host(found, 1)[0]
+        history.masks[frame_idx] = resized
+        history.points.pop(frame_idx, None)
+        state.objects.setdefault(obj_id, history)
+        return frame_idx, state.obj_ids, self._masks_on(state, frame_idx, news is history.new_prompted)
+
+    def propagate_in_video(
+        self,
+        inference_state: InferenceState,
+        start_frame_idx: int | None = None,
+        max_frame_num_to_track: int | None = None,
+        reverse: bool = False,
+    ) -> Iterator[tuple[int, list[Any], Masks]]:
+        """Tracks all objects from frame to frame.
+
+        What was tracked stays when a later frame fails, or when the caller stops. Objects and prompts that are added
+        meanwhile count from the next call on.
+
+        Args:
+          inference_state: from `init_state`.
+          start_frame_idx: the first frame; by default the earliest one with prompts or, where frames come from an
+            iterator and some were tracked already, the next one.
+          max_frame_num_to_track: how many frames to track after the first one; by default all.
+          reverse: go backwards; not from an iterator.
+
+        Yields:
+          A frame's index, all object ids, and mask logits, (objects, 1, height, width).
+
+        Raises:
+          RuntimeError: if an object has no prompts, or the iterator of frames fails.
+          ValueError: on a start that is not there, or a frame that cannot be read, naming it.
+        """
+        state = inference_state
+        self._finish_prompts(state)
+        order = self._processing_order(state, start_frame_idx, max_frame_num_to_track, reverse)
+        ids, objects = state.obj_ids, list(state.objects.values())
+        rows = bucket(len(objects))
+        bank = None
+        for frame_idx, image in state.frames.ahead(order):
+            active = np.array([frame_idx not in o.prompted for o in objects] + [False] * (rows - len(objects)))
+            if active.any():
+                if bank is None:
+                    bank = jax.device_put(
+                        assemble_bank(objects, frame_idx, reverse, self.model.config, self.memory_dtype)
+                    )
+                features = self._features(state, frame_idx, image)
+                where = self._object_frames(state, rows, frame_idx, reverse)
+                bank, tracked = track_frame(self.model, bank, features, where, active)
+                found = self._to_host(tracked.segmentation, len(objects), tracked.memory)
+                for is_active, history, result in zip(active, objects, found, strict=False):
+                    if is_active:
+                        history.record(frame_idx, result, state.history)
+            for history in objects:
+                history.directions[frame_idx] = reverse
+                if self.clear_non_cond_mem_around_input and frame_idx in history.prompted:
+                    self._forget_around(history, frame_idx)
+            state.last_frame = frame_idx
+            yield frame_idx, ids, self._to_video_size(state, [o.on(frame_idx) for o in objects])
+
+    def clear_all_prompts_in_frame(
+        self, inference_state: InferenceState, frame_idx: int, obj_id: Hashable, need_output: bool = True
+    ) -> tuple[int, list[Any], Masks] | None:
+        """Forgets an object's prompts in a frame; what they gave stays as if it had been tracked.
+
+        Returns:
+          As `add_new_points_or_box`, or None unless `need_output`.
+
+        Raises:
+          ValueError: if there is no such object.
+        """
+        state = inference_state
+        if obj_id not in state.objects:
+            raise ValueError(f"obj_id must be one of {state.obj_ids}, got {obj_id!r}")
+        self._check_frame(state, frame_idx)
+        history = state.objects[obj_id]
+        for prompts in (history.points, history.masks, history.new_prompted, history.new_tracked):
+            prompts.pop(frame_idx, None)
+        result = history.prompted.pop(frame_idx, None)
+        if result is not None:
+            history.directions.pop(frame_idx, None)
+            history.record(frame_idx, result, state.history)
+        return (frame_idx, state.obj_ids, self._masks_on(state, frame_idx)) if need_output else None
+
+    def remove_object(
+        self, inference_state: InferenceState, obj_id: Hashable, strict: bool = False, need_output: bool = True
+    ) -> tuple[list[Any], list[tuple[int, Masks]]]:
+        """Forgets an object.
+
+        Args:
+          inference_state: from `init_state`.
+          obj_id: the object's id.
+          strict: raise an error if there is no such object, instead of doing nothing.
+          need_output: also return the masks of the other objects on the frames where this one had prompts.
+
+        Returns:
+          The ids of the remaining objects, and for each such frame its index and masks.
+
+        Raises:
+          RuntimeError: if `strict` and there is no such object.
+        """
+        state = inference_state
+        if obj_id not in state.objects:
+            if strict:
+                raise RuntimeError(f"Cannot remove object id {obj_id!r}: the object ids are {state.obj_ids}.")
+            return state.obj_ids, []
+        frames = state.objects.pop(obj_id).prompt_frames()
+        if not state.objects:
+            self.reset_state(state)
+            return [], []
+        return state.obj_ids, [(frame, self._masks_on(state, frame)) for frame in frames] if need_output else []
+
+    def reset_state(self, inference_state: InferenceState) -> None:
+        """Forgets all objects, prompts and results; the video stays open."""
+        inference_state.objects.clear()
+        inference_state.last_frame = None
+
+    def _check_frame(self, state: InferenceState, frame_idx: int) -> None:
+        indices = state.frames.indices()
+        if frame_idx not in indices:
+            raise ValueError(
+                f"frame_idx must be in [{indices.start}, {indices.stop - 1}], the frames that can be read; "
+                f"got {frame_idx}"
+            )
+
+    def _read_points(
+        self, state: InferenceState, points, labels, box, clear_old_points: bool, normalize_coords: bool
+    ) -> tuple[Float[np.ndarray, "n 2"], Int[np.ndarray, " n"]]:
+        if (points is not None) != (labels is not None):
+            raise ValueError("points and labels must be provided together")
+        if points is None and box is None:
+            raise ValueError("at least one of points or box must be provided as input")
+        if box is not None and not clear_old_points:
+            raise ValueError("box must come before any point; use clear_old_points=True with it")
+        if points is not None and np.size(points) == 0 and box is not None:
+            points = labels = None
+        prompts = read_prompts(
+            points,
+            labels,
+            None if box is None else np.reshape(np.asarray(box, np.float32), -1),
+            None,
+            photo_size=(state.video_height, state.video_width),
+            image_size=self.model.config.image_size,
+            normalize_coords=normalize_coords,
+        )
+        if len(prompts) != 1:
+            raise ValueError(f"points must be for one object, shape (n, 2), got {np.shape(points)}")
+        return prompts.points[0, :-1], prompts.labels[0, :-1]  # the padding point comes when they are packed
+
+    def _pack(self, coords: np.ndarray, kinds: np.ndarray, previous: ObjectOnFrame | None) -> Prompts:
+        mask = None if previous is None else np.clip(previous.mask, -LOGIT_LIMIT, LOGIT_LIMIT)[None]
+        points = np.concatenate([coords, np.zeros((1, 2), np.float32)])[None]
+        labels = np.append(kinds, np.int32(NOT_A_POINT))[None]
+        return pack_prompts([ObjectPrompts(points, labels, mask)], self.model.config.mask_size)
+
+    def _features(self, state: InferenceState, frame_idx: int, image: np.ndarray | None = None) -> ImageFeatures:
+        """The frame's features; those of the last frame are kept, for several prompts on it."""
+        if state.features is None or state.features[0] != frame_idx:
+            image = state.frames[frame_idx] if image is None else image
+            state.features = frame_idx, _encode_frames(self.model, image[None])
+        return state.features[1]
+
+    def _object_frames(self, state: InferenceState, rows: int, frame_idx: int, reverse: bool) -> ObjectFrames:
+        def each(value, dtype):
+            return np.full(rows, value, dtype)
+
+        length = UNKNOWN_LENGTH if state.num_frames is None else state.num_frames
+        return ObjectFrames(each(0, np.int32), each(frame_idx, np.int32), each(length, np.int32), each(reverse, bool))
+
+    def _to_host(self, found: Segmentation, count: int, memory: Array | None = None) -> list[ObjectOnFrame]:
+        """The first `count` rows of results, copied so that they keep no buffer of the device alive."""
+        found, memory = jax.device_get((found, memory))
+        masks = fill_holes(np.asarray(found.masks[:count]), self.fill_hole_area)
+        return [
+            ObjectOnFrame(
+                np.array(masks[i]),
+                np.array(found.pointers[i]),
+                float(found.object_score_logits[i]),
+                None if memory is None else np.array(memory[i]),
+            )
+            for i in range(count)
+        ]
+
+    def _finish_prompts(self, state: InferenceState) -> None:
+        """Makes memories of the prompts since the last propagation."""
+        if not state.objects:
+            raise RuntimeError("No input points or masks are provided for any object; please add inputs first.")
+        # Frame by frame, so that each is encoded once.
+        frames = {f for o in state.objects.values() for f in (*o.new_prompted, *o.new_tracked)}
+        for frame in sorted(frames):
+            for history in state.objects.values():
+                for news, results in ((history.new_tracked, history.tracked), (history.new_prompted, history.prompted)):
+                    if frame not in news:
+                        continue
+                    result = news[frame]
+                    memory = _encode_prompted(
+                        self.model,
+                        self._features(state, frame),
+                        result.mask[None],
+                        np.full(1, result.object_score_logit, np.float32),
+                    )
+                    result.memory = np.array(memory[0].astype(self.memory_dtype))
+                    if self.clear_non_cond_mem_around_input:
+                        self._forget_around(history, frame)
+                    results[frame] = news.pop(frame)
+        for obj_id, history in state.objects.items():
+            if not history.prompted:
+                raise RuntimeError(
+                    f"No input points or masks are provided for object id {obj_id!r}; please add inputs first."
+                )
+            for frame in history.prompted:
+                history.tracked.pop(frame, None)
+
+    def _processing_order(
+        self, state: InferenceState, start: int | None, count: int | None, reverse: bool
+    ) -> Iterable[int]:
+        if count is not None and count < 0:
+            raise ValueError(f"max_frame_num_to_track must not be negative, got {count}")
+        is_live = state.num_frames is None
+        if is_live and reverse:
+            raise ValueError("reverse must be False where frames come from an iterator")
+        if start is None:
+            start = min(frame for o in state.objects.values() for frame in o.prompted)
+            if is_live and state.last_frame is not None:
+                start = state.last_frame + 1
+        readable = state.frames.indices()
+        if not readable.start <= start < readable.stop + is_live:
+            raise ValueError(
+                f"start_frame_idx must be in [{readable.start}, {readable.stop - 1 + is_live}], got {start}"
+            )
+        if reverse:
+            # Nothing to do from frame 0, whose result is a prompt's; as officially.
+            end = max(start - count, 0) if count is not None else 0
+            return range(start, end - 1, -1) if start > 0 else ()
+        if is_live:
+            return itertools.count(start) if count is None else range(start, start + count + 1)
+        end = readable.stop - 1 if count is None else min(start + count, readable.stop - 1)
+        return range(start, end + 1)
+
+    def _forget_around(self, history: ObjectHistory, frame: int) -> None:
+        reach = self.model.config.num_maskmem
+        for near in range(frame - reach, frame + reach + 1):
+            history.tracked.pop(near, None)
+
+    def _masks_on(self, state: InferenceState, frame: int, prompted: bool | None = None) -> Masks:
+        """The masks of all objects on a frame, those of new prompts included.
+
+        Args:
+          state: the state.
+          frame: the frame's index.
+          prompted: whether new prompts are those that start objects, or those that correct them; by default the former
+            if there are any.
+        """
+        objects = list(state.objects.values())
+        if prompted is None:
+            prompted = any(frame in o.new_prompted for o in objects)
+        news = [o.new_prompted if prompted else o.new_tracked for o in objects]
+        results = [new.get(frame) or o.on(frame) for new, o in zip(news, objects, strict=True)]
+        return self._to_video_size(state, results)
+
+    def _to_video_size(self, state: InferenceState, results: Sequence[ObjectOnFrame | None]) -> Masks:
+        size = state.video_height, state.video_width
+        masks = np.full((len(results), 1, *size), NO_OBJECT_SCORE, np.float32)
+        for mask, result in zip(masks, results, strict=True):
+            if result is not None:
+                mask[0] = resize_masks(result.mask, size)
+        if self.non_overlap_masks and len(masks) > 1:
+            is_best = masks.argmax(axis=0)[None] == np.arange(len(masks))[:, None, None, None]
+            masks = np.where(is_best, masks, np.minimum(masks, SUPPRESSED_LOGIT))
+        return masks
+
+
+def _resize_mask(mask: ArrayLike, side: int) -> Float[np.ndarray, "{side} {side}"]:
+    """A mask of any size at the model's input size, 0 or 1."""
+    array = np.asarray(mask)
+    if array.ndim != 2 or 0 in array.shape:
+        raise ValueError(f"mask must have shape (h, w), got {array.shape}")
+    binary = (array != 0).astype(np.float32)
+    if binary.shape == (side, side):
+        return binary
+    rows, columns = (antialiased_matrix(n, side) for n in binary.shape)
+    return (rows @ binary @ columns.T >= 0.5).astype(np.float32)

@@ -1,0 +1,126 @@
+"""The command `track`: what it writes, and what it says about bad input."""
+
+import av
+import numpy as np
+import pytest
+import tyro
+from PIL import Image
+from videos import disk, moving_frames, write_jpegs, write_video
+
+from sam2refiner_jax import build_model, save_model
+from sam2refiner_jax.track import davis_palette, read_object_masks, track
+
+HEIGHT, WIDTH, FRAMES = 90, 121, 6  # odd, which video encoders cannot have
+
+
+@pytest.fixture(scope="module")
+def frames():
+    return moving_frames(FRAMES, HEIGHT, WIDTH)
+
+
+@pytest.fixture(scope="module")
+def clip(frames, tmp_path_factory):
+    return write_jpegs(tmp_path_factory.mktemp("clips") / "moving", frames)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "checkpoint"
+    save_model(build_model("sam2.1_hiera_t", image_size=64), path)
+    return path
+
+
+@pytest.fixture
+def two_objects(tmp_path):
+    """A palette picture of the first frame: the disk is object 3, a square object 200."""
+    numbered = np.zeros((HEIGHT, WIDTH), np.uint8)
+    numbered[disk(0, HEIGHT, WIDTH)] = 3
+    numbered[5:25, 80:110] = 200
+    picture = Image.fromarray(numbered, mode="P")
+    picture.putpalette(davis_palette().tobytes())
+    picture.save(tmp_path / "first.png")
+    return tmp_path / "first.png"
+
+
+def run(*arguments):
+    tyro.cli(track, args=[str(a) for a in arguments])
+
+
+def masks_in(folder):
+    return {p.stem: Image.open(p) for p in sorted(folder.glob("*.png"))}
+
+
+def frames_of(video):
+    with av.open(str(video)) as container:
+        return [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
+
+
+def test_mask_of_the_first_frame(clip, checkpoint, two_objects, tmp_path, capsys):
+    run(clip, "--checkpoint", checkpoint, "--output", tmp_path / "out", "--mask", two_objects)
+    pictures = masks_in(tmp_path / "out" / "moving")
+    assert list(pictures) == [f"{i:05d}" for i in range(FRAMES)]
+    for picture in pictures.values():
+        assert (picture.mode, picture.size) == ("P", (WIDTH, HEIGHT))
+        assert set(np.unique(picture)) <= {0, 3, 200}
+        assert picture.getpalette()[9:12] == [128, 128, 0]
+    first = np.asarray(pictures["00000"])
+    assert (first == np.asarray(Image.open(two_objects))).mean() > 0.97
+    shown = frames_of(tmp_path / "out" / "moving.mp4")
+    assert len(shown) == FRAMES
+    assert shown[0].shape == (HEIGHT, WIDTH - 1, 3)
+    captured = capsys.readouterr()
+    assert "frame/s" in captured.err or "s/frame" in captured.err
+    assert "moving.mp4" in captured.out
+
+
+def test_prompts_on_a_later_frame_track_both_ways(frames, checkpoint, tmp_path):
+    video = write_video(tmp_path / "clip.mp4", [f[:, :-1] for f in frames])
+    run(
+        video, "--checkpoint", checkpoint, "--output", tmp_path / "out", "--boxes", 5, 20, 50, 70, 70, 5, 110, 30,
+        "--frame", 3, "--no-overlay",
+    )  # fmt: skip
+    assert len(masks_in(tmp_path / "out" / "clip")) == FRAMES
+    assert not (tmp_path / "out" / "clip.mp4").exists()
+
+
+def test_clicks(clip, checkpoint, tmp_path):
+    run(clip, "--checkpoint", checkpoint, "--output", tmp_path, "--points", 30, 45, 1, 5, 5, 0, "--no-overlay")
+    assert len(masks_in(tmp_path / "moving")) == FRAMES
+
+
+def test_a_corrupt_frame_leaves_what_was_written(frames, checkpoint, two_objects, tmp_path):
+    clip = write_jpegs(tmp_path / "broken", frames)
+    (clip / "00004.jpg").write_bytes((clip / "00004.jpg").read_bytes()[:700])
+    with pytest.raises(ValueError, match=r"frame 4, .*00004\.jpg, is not a readable picture"):
+        run(clip, "--checkpoint", checkpoint, "--output", tmp_path / "out", "--mask", two_objects)
+    pictures = masks_in(tmp_path / "out" / "broken")
+    assert list(pictures) == ["00000", "00001", "00002", "00003"]
+    assert all(p.load() for p in pictures.values())
+    assert len(frames_of(tmp_path / "out" / "broken.mp4")) == 4
+    assert not list((tmp_path / "out").rglob(".*"))  # nothing half-written
+
+
+def test_bad_arguments(clip, checkpoint, tmp_path):
+    def fails(message, *arguments):
+        with pytest.raises(ValueError, match=message):
+            run(clip, "--checkpoint", checkpoint, "--output", tmp_path / "out", *arguments)
+
+    fails("give points, boxes or a mask")
+    fails("points are for one object", "--points", 1, 1, 1, "--boxes", 1, 1, 9, 9, 2, 2, 8, 8)
+    fails("either a mask or points and boxes", "--points", 1, 1, 1, "--mask", clip / "00000.jpg")
+    fails(r"frame_idx must be in \[0, 5\].*got 6", "--points", 1, 1, 1, "--frame", 6)
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_masks(clip, tmp_path):
+    size = (HEIGHT, WIDTH)
+    with pytest.raises(ValueError, match="must be a palette or grayscale picture, got mode RGB"):
+        read_object_masks(clip / "00000.jpg", size)
+    Image.fromarray(np.zeros(size, np.uint8)).save(tmp_path / "zero.png")
+    with pytest.raises(ValueError, match="must show at least one object"):
+        read_object_masks(tmp_path / "zero.png", size)
+    with pytest.raises(ValueError, match=f"as large as the video, {WIDTH} x 10; .* is {WIDTH} x {HEIGHT}"):
+        read_object_masks(tmp_path / "zero.png", (10, WIDTH))
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(ValueError, match=r"mask .*text\.png is not a readable picture"):
+        read_object_masks(tmp_path / "text.png", size)
