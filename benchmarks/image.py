@@ -7,8 +7,6 @@ is measured in a process of its own for each side, which needs Linux.
 """
 
 import argparse
-import json
-import re
 import statistics
 import subprocess
 import sys
@@ -21,10 +19,11 @@ import jax
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "reference"))
+REFERENCE = str(Path(__file__).parents[1] / "tests" / "reference")
+sys.path.insert(0, REFERENCE)
 from official import build_official, official_image_predictor, ours_like
 
-from sam2refiner_jax import SAM2ImagePredictor, load_model
+from sam2refiner_jax import SAM2ImagePredictor
 from sam2refiner_jax.convert import convert_checkpoint
 from sam2refiner_jax.image_predictor import decode_prompts, encode_photos
 from sam2refiner_jax.prompts import pack_prompts, read_prompts
@@ -80,40 +79,47 @@ def measure(name: str, rounds: int) -> dict[str, dict[str, float]]:
         }
 
 
+# Each side in a process that imports nothing of the other.
+PREDICT_TWICE = """
+import re, sys
+from pathlib import Path
+import numpy as np
+{make_predictor}
+photo = np.random.default_rng(0).integers(0, 255, (1200, 1800, 3), np.uint8)
+for _ in range(2):
+    predictor.set_image(photo)
+    predictor.predict(point_coords=np.array([[500.0, 375.0]]), point_labels=np.array([1]))
+print(int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]))
+"""
+MAKE_OURS = """
+from sam2refiner_jax import SAM2ImagePredictor, load_model
+predictor = SAM2ImagePredictor(load_model(sys.argv[2]))
+"""
+MAKE_OFFICIAL = f"""
+sys.path.insert(0, {REFERENCE!r})
+from official import build_official, official_image_predictor
+predictor = official_image_predictor(build_official(sys.argv[1], checkpoint=sys.argv[2]))
+"""
+
+
 def peak_memory(name: str, folder: Path) -> tuple[float, float]:
     """Peak resident memory, in GiB, of a process each that loads a checkpoint and predicts twice: ours, official."""
     torch.save({"model": build_official(name).state_dict()}, folder / "official.pt")
     convert_checkpoint(folder / "official.pt", folder / "ours")
     peaks = []
-    for side, checkpoint in (("ours", "ours"), ("official", "official.pt")):
-        program = [sys.executable, __file__, "--models", name, "--only", side, "--checkpoint", str(folder / checkpoint)]
-        result = subprocess.run(program, capture_output=True, text=True, check=True)
-        peaks.append(json.loads(result.stdout.splitlines()[-1]) / 2**30)
+    for make_predictor, checkpoint in ((MAKE_OURS, "ours"), (MAKE_OFFICIAL, "official.pt")):
+        program = PREDICT_TWICE.format(make_predictor=make_predictor)
+        command = [sys.executable, "-c", program, name, str(folder / checkpoint)]
+        result = subprocess.run(command, capture_output=True, text=True, check=True)
+        peaks.append(int(result.stdout.splitlines()[-1]) / 2**20)
     return peaks[0], peaks[1]
-
-
-def run_one_side(name: str, side: str, checkpoint: str) -> None:
-    if side == "ours":
-        predictor = SAM2ImagePredictor(load_model(checkpoint))
-    else:
-        predictor = official_image_predictor(build_official(name, checkpoint=checkpoint))
-    for _ in range(2):
-        predictor.set_image(PHOTO)
-        predictor.predict(**PROMPTS)
-    status = Path("/proc/self/status").read_text()
-    print(int(re.search(r"VmHWM:\s+(\d+)", status)[1]) * 1024)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", default=["sam2.1_hiera_t", "sam2.1_hiera_l"])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", choices=["ours", "official"], help=argparse.SUPPRESS)
-    parser.add_argument("--checkpoint", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.only:
-        run_one_side(arguments.models[0], arguments.only, arguments.checkpoint)
-        return
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, torch {torch.__version__}, float32, batch 1\n")
     print("| model | what | ours | official | ratio |\n|---|---|---|---|---|")
     for name in arguments.models:
