@@ -319,15 +319,17 @@ def test_history_can_be_bounded_for_stored_clips(small):
 
 
 def test_holes_are_filled_on_request(small, frames):
-    ring = MASK.copy()
-    ring[58:62, 43:47] = False
+    ring = np.zeros((HEIGHT, WIDTH), bool)
+    ring[15:105, 20:160] = True
+    ring[45:75, 70:110] = False
     filling = SAM2VideoPredictor(small.model, fill_hole_area=50)
     shown = []
     for predictor in (small, filling):
         _, _, masks = predictor.add_new_mask(predictor.init_state(frames), 0, 1, ring)
         shown.append(masks[0, 0] > 0)
-    assert not shown[0][60, 45]
-    assert shown[1][60, 45]
+    assert not shown[0][60, 90]
+    assert shown[1][60, 90]
+    assert not shown[1][5, 5]
 
 
 def test_reset_and_reading_the_state_like_a_dictionary(small, frames):
