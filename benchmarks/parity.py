@@ -46,9 +46,8 @@ def main() -> None:
     parser.add_argument("photo", type=Path)
     parser.add_argument("--models", nargs="+", default=[f"sam2.1_hiera_{size}" for size in ("t", "s", "b+", "l")])
     arguments = parser.parse_args()
-    print(
-        "| model | encoder, relative L2 | logits, of their range | predicted IoU | equal pixels |\n|---|---|---|---|---|"
-    )
+    print("| model | encoder, relative L2 | logits, of their range | predicted IoU | equal pixels |")
+    print("|---|---|---|---|---|")
     for name in arguments.models:
         encoder, logits, iou, pixels = measure(name, read_photo(arguments.photo))
         print(f"| {name} | {encoder:.1e} | {logits:.1e} | {iou:.1e} | {pixels:.5%} |", flush=True)

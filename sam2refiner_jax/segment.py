@@ -17,12 +17,11 @@ from .checkpoints import load_model
 from .image_predictor import Prediction, SAM2ImagePredictor
 from .overlay import draw_overlay
 from .preprocess import PHOTO_SUFFIXES, read_photo
+from .tracking import MASK_BIAS, MASK_SCALE
 
 __all__ = ["PhotoPrompts", "segment", "segment_photo"]
 
 DEFAULT_CHECKPOINT = "facebook/sam2.1-hiera-tiny"
-# Logits that stand for a hard mask given as a prompt: SAM 2's own (`sam2_base._use_mask_as_output`).
-MASK_SCALE, MASK_BIAS = 20.0, -10.0
 
 
 @dataclasses.dataclass(frozen=True)
