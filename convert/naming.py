@@ -49,8 +49,8 @@ def official_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def official_layout(path: str, array: np.ndarray) -> np.ndarray:
-    """Our array as the official tensor."""
-    return np.ascontiguousarray(array.transpose(_axes(path, array.ndim)))
+    """Our array as the official tensor, a copy."""
+    return np.array(array.transpose(_axes(path, array.ndim)), order="C")
 
 
 def our_layout(path: str, tensor: np.ndarray) -> jax.Array:
