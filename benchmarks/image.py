@@ -71,7 +71,7 @@ def measure(name: str, rounds: int) -> dict[str, dict[str, float]]:
         return {
             "encoder": compare(lambda: encode_photos(model, image), lambda: official.forward_image(pixels), rounds),
             "decoder": compare(
-                lambda: decode_prompts(model, ours._features, index, packed),
+                lambda: decode_prompts(model, ours._photos, index, packed),
                 lambda: theirs._predict(*points, return_logits=True),
                 4 * rounds,
             ),

@@ -2,6 +2,13 @@
 
 from .naming import official_key
 from .reading import read_official, weights_from_official
-from .writing import convert_checkpoint, export_checkpoint
+from .writing import convert_checkpoint, export_checkpoint, export_refiner
 
-__all__ = ["convert_checkpoint", "export_checkpoint", "official_key", "read_official", "weights_from_official"]
+__all__ = [
+    "convert_checkpoint",
+    "export_checkpoint",
+    "export_refiner",
+    "official_key",
+    "read_official",
+    "weights_from_official",
+]

@@ -4,7 +4,9 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from .writing import convert_checkpoint, export_checkpoint
+from sam2refiner_jax.checkpoints import is_refiner
+
+from .writing import convert_checkpoint, export_checkpoint, export_refiner
 
 __all__ = ["convert", "export"]
 
@@ -21,11 +23,14 @@ def convert(source: Positional[str], output_dir: Positional[Path]) -> None:
 
 
 def export(checkpoint: Positional[Path], output: Positional[Path]) -> None:
-    """Turn a checkpoint directory back into a .pt of the official format.
+    """Turn a checkpoint directory back into a .pt of the official format, or a refiner into a PyTorch state dict.
 
     Args:
-      checkpoint: A directory written by `sam2refiner convert` or `save_model`.
+      checkpoint: A directory written by `sam2refiner convert`, `save_model` or `save_refiner`.
       output: The .pt to write; it must not exist yet.
     """
-    config = export_checkpoint(checkpoint, output)
-    print(f"{config.name}: written to {output}")
+    if is_refiner(checkpoint):
+        export_refiner(checkpoint, output)
+        print(f"refiner: written to {output}")
+    else:
+        print(f"{export_checkpoint(checkpoint, output).name}: written to {output}")

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["official_key", "official_layout", "official_shape", "our_layout"]
+__all__ = ["official_key", "official_layout", "official_shape", "our_layout", "torch_key"]
 
 # The official modules that are numbered sequences have named parts here.
 _SEQUENCES = {
@@ -25,6 +25,11 @@ def official_key(path: str) -> str:
     path = re.sub(r"mask_downsampler\.convs\.(\d)", lambda m: f"mask_downsampler.encoder.{3 * int(m[1])}", path)
     path = re.sub(r"mask_downsampler\.norms\.(\d)", lambda m: f"mask_downsampler.encoder.{3 * int(m[1]) + 1}", path)
     path = path.replace("mask_downsampler.out_proj", "mask_downsampler.encoder.12")
+    return torch_key(path)
+
+
+def torch_key(path: str) -> str:
+    """The name of the same parameter in a PyTorch module whose submodules have our names."""
     owner, _, name = path.rpartition(".")
     return f"{owner}.{_PARAMETERS.get(name, name)}" if owner else name
 
@@ -36,7 +41,7 @@ def _axes(path: str, ndim: int) -> tuple[int, ...]:
         return (0, 3, 1, 2)  # NHWC -> NCHW
     if name == "kernel" and ndim == 2:
         return (1, 0)  # in, out -> out, in
-    if name == "kernel" and "output_upscaling" in path:
+    if name == "kernel" and re.search(r"output_upscaling|\bup[12]\b", path):
         return (2, 3, 0, 1)  # H, W, in, out -> in, out, H, W: transposed convolutions
     if name == "kernel":
         return (3, 2, 0, 1)  # H, W, in, out -> out, in, H, W

@@ -1,18 +1,21 @@
 """Converting official checkpoints to directories of ours, and back."""
 
+import dataclasses
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from sam2refiner_jax.atomic import new_file
-from sam2refiner_jax.checkpoints import CheckpointError, load_weights, save_weights
+from sam2refiner_jax.checkpoints import CheckpointError, Weights, load_weights, read_refiner, save_weights
 from sam2refiner_jax.config import SAM2Config
 
-from .naming import official_key, official_layout
+from .naming import official_key, official_layout, torch_key
 from .reading import INSTALL_HINT, read_official
 
-__all__ = ["convert_checkpoint", "export_checkpoint"]
+__all__ = ["convert_checkpoint", "export_checkpoint", "export_refiner"]
 
 
 def convert_checkpoint(source: str | os.PathLike[str], directory: str | os.PathLike[str]) -> SAM2Config:
@@ -36,15 +39,36 @@ def export_checkpoint(directory: str | os.PathLike[str], path: str | os.PathLike
       CheckpointError: if `directory` is not a checkpoint.
       FileExistsError: if `path` exists already.
     """
+    config, weights = load_weights(directory)
+    _save_tensors(path, weights, official_key)
+    return config
+
+
+def export_refiner(directory: str | os.PathLike[str], path: str | os.PathLike[str]) -> Any:
+    """Writes a refiner checkpoint as a .pt with a PyTorch state dict under "model"; returns its configuration.
+
+    Tensors have the names of our parameters and PyTorch's layouts, so that a PyTorch module with the same parts loads
+    them. The configuration's fields are under "config".
+
+    Raises:
+      CheckpointError: if `directory` is not a refiner checkpoint.
+      FileExistsError: if `path` exists already.
+    """
+    config, _, weights = read_refiner(directory)
+    _save_tensors(path, weights, torch_key, config=dataclasses.asdict(config))
+    return config
+
+
+def _save_tensors(
+    path: str | os.PathLike[str], weights: Weights, key: Callable[[str], str], **more: dict[str, Any]
+) -> None:
     try:
         import torch
     except ImportError as error:
         raise CheckpointError(f"writing {path} needs PyTorch: {INSTALL_HINT}") from error
-    config, weights = load_weights(directory)
     tensors = {}
     for ours in list(weights):
         array = np.asarray(weights.pop(ours)).astype(np.float32, copy=False)
-        tensors[official_key(ours)] = torch.from_numpy(official_layout(ours, array))
+        tensors[key(ours)] = torch.from_numpy(official_layout(ours, array))
     with new_file(path) as partial:
-        torch.save({"model": tensors}, partial)
-    return config
+        torch.save({"model": tensors, **more}, partial)

@@ -1,9 +1,11 @@
 """SAM 2 and SAM2Refiner in JAX."""
 
-from .checkpoints import CheckpointError, build_model, load_model, save_model
+from .checkpoints import CheckpointError, build_model, load_model, load_refiner, save_model, save_refiner
 from .config import PRESETS, HieraConfig, SAM2Config
+from .features import ImageFeatures
 from .image_predictor import SAM2ImagePredictor
-from .sam2 import SAM2, ImageFeatures
+from .refiners import SAM2Refiner, SAM2RefinerConfig
+from .sam2 import SAM2
 from .video_predictor import SAM2VideoPredictor
 
 __all__ = [
@@ -14,8 +16,12 @@ __all__ = [
     "ImageFeatures",
     "SAM2Config",
     "SAM2ImagePredictor",
+    "SAM2Refiner",
+    "SAM2RefinerConfig",
     "SAM2VideoPredictor",
     "build_model",
     "load_model",
+    "load_refiner",
     "save_model",
+    "save_refiner",
 ]

@@ -1,9 +1,10 @@
 """Building, saving and loading models: an Orbax directory with the configuration beside the weights."""
 
+import dataclasses
 import importlib.metadata
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,21 @@ from jax.typing import DTypeLike
 
 from .atomic import new_directory
 from .config import SAM2Config, get_config
+from .refiners.base import Refiner, build_refiner, read_refiner_config
 from .sam2 import SAM2
 
 __all__ = [
     "CheckpointError",
     "Weights",
     "build_model",
+    "is_refiner",
     "load_model",
+    "load_refiner",
     "load_weights",
     "model_from_weights",
+    "read_refiner",
     "save_model",
+    "save_refiner",
     "save_weights",
     "weight_shapes",
     "weights_of",
@@ -35,6 +41,8 @@ Weights = dict[str, np.ndarray | jax.Array]
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FOLDER = "weights"
+# Where a checkpoint keeps the refiner that belongs to it.
+REFINER_FOLDER = "refiner"
 FORMAT_VERSION = 1
 COMPUTE_DTYPES = (jnp.float32, jnp.bfloat16)
 
@@ -43,57 +51,152 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message says which and why."""
 
 
-def build_model(name: str, *, image_size: int | None = None, seed: int = 0, dtype: DTypeLike = jnp.float32) -> SAM2:
+def build_model(
+    name: str,
+    *,
+    refiner: Any = None,
+    image_size: int | None = None,
+    seed: int = 0,
+    dtype: DTypeLike = jnp.float32,
+) -> SAM2:
     """A model with fresh random weights.
 
     Args:
       name: a preset, such as "sam2.1_hiera_t".
+      refiner: a registered refiner, such as "sam2refiner", or a configuration of one; none unless given.
       image_size: side of the square input in pixels, a multiple of 32; the preset's own (1024) unless given.
       seed: of the random weights.
       dtype: computation type, float32 or bfloat16; the weights are float32 either way, for training.
 
     Raises:
-      ValueError: on an unknown name, image size or dtype.
+      ValueError: on an unknown name, refiner, image size or dtype.
     """
     config = get_config(name)
     if image_size is not None:
         config = SAM2Config.from_dict({**config.to_dict(), "image_size": image_size})
-    return SAM2(config, dtype=_compute_dtype(dtype), rngs=nnx.Rngs(seed))
+    dtype = _compute_dtype(dtype)
+    # The refiner's weights have a seed of their own, so that the base's are the same with and without one.
+    made = None if refiner is None else build_refiner(refiner, config, dtype=dtype, rngs=nnx.Rngs(seed + 1))
+    return SAM2(config, dtype=dtype, refiner=made, rngs=nnx.Rngs(seed))
 
 
-def load_model(source: str | os.PathLike[str], *, dtype: DTypeLike = jnp.float32) -> SAM2:
+def load_model(
+    source: str | os.PathLike[str],
+    *,
+    refiner: str | os.PathLike[str] | None = None,
+    dtype: DTypeLike = jnp.float32,
+) -> SAM2:
     """A model with the weights of a checkpoint.
 
     Args:
       source: a directory written by `save_model` or `sam2refiner convert`, or, with the `convert` extra installed, an
         official .pt, a .safetensors of the same tensors, or a Hugging Face id such as "facebook/sam2.1-hiera-large".
+      refiner: a directory written by `save_refiner`. Unless given, the refiner that `source` was saved with, if any.
       dtype: computation type, float32 or bfloat16. In bfloat16 the weights of matrix products and convolutions are
         stored so too.
 
     Raises:
-      CheckpointError: if `source` is not such a checkpoint, naming what is wrong with it.
+      CheckpointError: if `source` or `refiner` is not such a checkpoint, or the refiner is for models of other sizes,
+        naming what is wrong.
       ValueError: on an unknown dtype.
     """
     dtype = _compute_dtype(dtype)
     if (Path(source) / CONFIG_FILE).is_file():
         config, weights = load_weights(source)
+        if refiner is None and (Path(source) / REFINER_FOLDER).is_dir():
+            refiner = Path(source) / REFINER_FOLDER
     else:
         config, weights = _official_reader()(source)
-    return model_from_weights(config, weights, dtype=dtype)
+    model = model_from_weights(config, weights, dtype=dtype)
+    return model if refiner is None else model.with_refiner(load_refiner(refiner, config, dtype=dtype))
 
 
 def save_model(model: SAM2, directory: str | os.PathLike[str]) -> None:
-    """Writes the model's configuration and weights to a new directory; it appears whole or not at all.
+    """Writes the model's configuration and weights, its refiner's too, to a new directory; whole or not at all.
 
     Raises:
       FileExistsError: if `directory` exists already.
     """
-    save_weights(directory, model.config, weights_of(model))
+    with new_directory(directory) as partial:
+        _write_weights(partial, {"model": model.config.to_dict()}, weights_of(model))
+        if model.refiner is not None:
+            (partial / REFINER_FOLDER).mkdir()
+            _write_refiner(partial / REFINER_FOLDER, model)
+
+
+def save_refiner(model: SAM2, directory: str | os.PathLike[str]) -> None:
+    """Writes the configuration and weights of the model's refiner alone to a new directory; whole or not at all.
+
+    Raises:
+      FileExistsError: if `directory` exists already.
+      ValueError: if the model has no refiner, or one without parameters.
+    """
+    if model.refiner is None:
+        raise ValueError("the model has no refiner to save")
+    if not _flat_variables(model.refiner):
+        raise ValueError("the model's refiner has no parameters to save")
+    with new_directory(directory) as partial:
+        _write_refiner(partial, model)
+
+
+def load_refiner(directory: str | os.PathLike[str], base: SAM2Config, *, dtype: DTypeLike = jnp.float32) -> Refiner:
+    """A refiner with the weights of a checkpoint, for models of the configuration `base` (`SAM2.with_refiner`).
+
+    Raises:
+      CheckpointError: if it is none, is damaged, or was made for models of other sizes.
+    """
+    config, made_for, weights = read_refiner(directory)
+    sizes = _sizes(base)
+    if made_for != sizes:
+        differences = [f"{k} {made_for.get(k)}, the model has {v}" for k, v in sizes.items() if made_for.get(k) != v]
+        raise CheckpointError(f"{directory} holds a refiner for other models: it needs {'; '.join(differences)}")
+    dtype = _compute_dtype(dtype)
+    refiner = nnx.eval_shape(lambda: build_refiner(config, base, dtype=dtype, rngs=_SameKey()))
+    _set_variables(refiner, weights, dtype)
+    return refiner
+
+
+def read_refiner(directory: str | os.PathLike[str]) -> tuple[Any, dict[str, Any], Weights]:
+    """The configuration of a refiner checkpoint, the sizes of the models it is for, and its weights.
+
+    Raises:
+      CheckpointError: if it is none, or is damaged.
+    """
+    document = _read_document(Path(directory), "refiner")
+    try:
+        entry = document["refiner"]
+        config = read_refiner_config(entry["kind"], entry["config"])
+        made_for = {k: tuple(v) if isinstance(v, list) else v for k, v in entry["base"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{Path(directory) / CONFIG_FILE} does not describe a refiner: {error}") from error
+    return config, made_for, _restore(Path(directory), None)
+
+
+def is_refiner(directory: str | os.PathLike[str]) -> bool:
+    """Whether a checkpoint directory holds a refiner alone."""
+    path = Path(directory) / CONFIG_FILE
+    return path.is_file() and "refiner" in _read_document(Path(directory), "model or refiner")
+
+
+def _sizes(config: SAM2Config) -> dict[str, Any]:
+    """What a refiner must know of the models it is for; models of one size but other weights or inputs share it."""
+    return {"hidden_dim": config.hidden_dim, "stage_dims": config.trunk.stage_dims}
+
+
+def _write_refiner(directory: Path, model: SAM2) -> None:
+    assert model.refiner is not None
+    entry = {
+        "kind": model.refiner.kind,
+        "config": dataclasses.asdict(model.refiner.config),
+        "base": _sizes(model.config),
+    }
+    weights = {path: variable[...] for path, variable in _flat_variables(model.refiner).items()}
+    _write_weights(directory, {"refiner": entry}, weights)
 
 
 def weights_of(model: SAM2) -> Weights:
-    """The model's parameters and buffers by dotted path."""
-    return {path: variable[...] for path, variable in _flat_variables(model).items()}
+    """The model's parameters and buffers by dotted path, those of its refiner excepted."""
+    return {path: variable[...] for path, variable in _flat_variables(model.with_refiner(None)).items()}
 
 
 def weight_shapes(config: SAM2Config) -> dict[str, tuple[int, ...]]:
@@ -109,13 +212,17 @@ def model_from_weights(config: SAM2Config, weights: Mapping[str, Any], *, dtype:
     """
     dtype = _compute_dtype(dtype)
     model = _abstract_model(config, dtype)
-    variables = _flat_variables(model)
+    _set_variables(model, weights, dtype)
+    return model
+
+
+def _set_variables(module: nnx.Module, weights: Mapping[str, Any], dtype: DTypeLike) -> None:
+    variables = _flat_variables(module)
     check_shapes({p: tuple(v.shape) for p, v in variables.items()}, {p: np.shape(w) for p, w in weights.items()})
     for path, variable in variables.items():
         # Products and convolutions compute in `dtype` anyway; norms, embeddings and tokens stay float32.
         stored = dtype if path.endswith((".kernel", ".bias")) and "norm" not in path else jnp.float32
         variable.set_value(jnp.asarray(weights[path], dtype=stored))
-    return model
 
 
 def check_shapes(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:
@@ -134,14 +241,17 @@ def check_shapes(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tu
 
 def save_weights(directory: str | os.PathLike[str], config: SAM2Config, weights: Mapping[str, Any]) -> None:
     """Writes a checkpoint directory; see `save_model`."""
+    with new_directory(directory) as partial:
+        _write_weights(partial, {"model": config.to_dict()}, weights)
+
+
+def _write_weights(directory: Path, document: dict[str, Any], weights: Mapping[str, Any]) -> None:
     import orbax.checkpoint as ocp
 
-    with new_directory(directory) as partial:
-        document = {"format": FORMAT_VERSION, "model": config.to_dict()}
-        (partial / CONFIG_FILE).write_text(json.dumps(document, indent=2) + "\n")
-        # Weights hardly compress. Orbax copies NumPy arrays before it writes them, but not JAX arrays.
-        with ocp.PyTreeCheckpointer(use_compression=False) as checkpointer:
-            checkpointer.save(partial / WEIGHTS_FOLDER, {path: jnp.asarray(w) for path, w in weights.items()})
+    (directory / CONFIG_FILE).write_text(json.dumps({"format": FORMAT_VERSION, **document}, indent=2) + "\n")
+    # Weights hardly compress. Orbax copies NumPy arrays before it writes them, but not JAX arrays.
+    with ocp.PyTreeCheckpointer(use_compression=False) as checkpointer:
+        checkpointer.save(directory / WEIGHTS_FOLDER, {path: jnp.asarray(w) for path, w in weights.items()})
 
 
 def load_weights(directory: str | os.PathLike[str]) -> tuple[SAM2Config, Weights]:
@@ -150,25 +260,40 @@ def load_weights(directory: str | os.PathLike[str]) -> tuple[SAM2Config, Weights
     Raises:
       CheckpointError: if it is not one, or is damaged.
     """
-    import orbax.checkpoint as ocp
-
     directory = Path(directory).absolute()
+    document = _read_document(directory, "model")
+    try:
+        config = SAM2Config.from_dict(document["model"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{directory / CONFIG_FILE} is not a model configuration: {error}") from error
+    return config, _restore(directory, weight_shapes(config))
+
+
+def _read_document(directory: Path, what: str) -> dict[str, Any]:
     try:
         document = json.loads((directory / CONFIG_FILE).read_text())
         if document["format"] != FORMAT_VERSION:
             raise ValueError(f"format {document['format']} is not {FORMAT_VERSION}, the one this version reads")
-        config = SAM2Config.from_dict(document["model"])
+        return document
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{directory / CONFIG_FILE} is not a model configuration: {error}") from error
+        raise CheckpointError(f"{directory / CONFIG_FILE} is not a {what} configuration: {error}") from error
+
+
+def _restore(directory: Path, names: Iterable[str] | None) -> Weights:
+    """The weights in a checkpoint directory; all there are unless `names` are given."""
+    import orbax.checkpoint as ocp
+
+    folder = directory.absolute() / WEIGHTS_FOLDER
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
             device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-            args = {p: ocp.ArrayRestoreArgs(sharding=device, strict=True) for p in weight_shapes(config)}
-            weights = checkpointer.restore(directory / WEIGHTS_FOLDER, restore_args=args)
+            if names is None:
+                names = list(checkpointer.metadata(folder).item_metadata.tree)
+            args = {name: ocp.ArrayRestoreArgs(sharding=device, strict=True) for name in names}
+            return checkpointer.restore(folder, restore_args=args)
     except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged directory.
         reason = str(error).strip().splitlines()
         raise CheckpointError(f"cannot read the weights in {directory}: {reason[0] if reason else error!r}") from error
-    return config, weights
 
 
 def _compute_dtype(dtype: DTypeLike) -> np.dtype:
@@ -188,7 +313,7 @@ def _abstract_model(config: SAM2Config, dtype: DTypeLike) -> SAM2:
     return nnx.eval_shape(lambda: SAM2(config, dtype=dtype, rngs=_SameKey()))
 
 
-def _flat_variables(model: SAM2) -> dict[str, nnx.Variable]:
+def _flat_variables(model: nnx.Module) -> dict[str, nnx.Variable]:
     return {".".join(map(str, path)): variable for path, variable in nnx.to_flat_state(nnx.state(model))}
 
 

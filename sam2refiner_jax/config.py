@@ -7,7 +7,7 @@ other flags have one value in all eight released configurations and are part of 
 import dataclasses
 from typing import Any
 
-__all__ = ["HieraConfig", "SAM2Config", "PRESETS", "get_config", "register_preset"]
+__all__ = ["HieraConfig", "SAM2Config", "PRESETS", "dataclass_from_dict", "get_config", "register_preset"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,10 +94,15 @@ class SAM2Config:
         Raises:
           ValueError: on a field this version does not know.
         """
-        return _dataclass_from_dict(cls, values)
+        return dataclass_from_dict(cls, values)
 
 
-def _dataclass_from_dict(cls: Any, values: dict[str, Any]) -> Any:
+def dataclass_from_dict(cls: Any, values: dict[str, Any]) -> Any:
+    """A dataclass from plain values; nested ones from nested dictionaries, tuples from lists.
+
+    Raises:
+      ValueError: on a field that it does not have.
+    """
     fields = {f.name: f for f in dataclasses.fields(cls)}
     unknown = sorted(set(values) - set(fields))
     if unknown:
@@ -105,7 +110,7 @@ def _dataclass_from_dict(cls: Any, values: dict[str, Any]) -> Any:
     arguments = {}
     for name, value in values.items():
         if dataclasses.is_dataclass(fields[name].type) and isinstance(value, dict):
-            value = _dataclass_from_dict(fields[name].type, value)
+            value = dataclass_from_dict(fields[name].type, value)
         arguments[name] = tuple(value) if isinstance(value, list) else value
     return cls(**arguments)
 

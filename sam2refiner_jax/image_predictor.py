@@ -7,16 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 from numpy.typing import ArrayLike
 
 from .checkpoints import load_model
+from .features import ImageFeatures
 from .nn.mask_decoder import select_single_mask
 from .nn.prompt_encoder import Prompts
 from .postprocess import fill_holes_and_remove_specks, resize_masks
 from .preprocess import Photo, as_rgb, preprocess_image
 from .prompts import ObjectPrompts, pack_prompts, read_prompts
-from .sam2 import SAM2, ImageFeatures
+from .sam2 import SAM2
 
 __all__ = ["SAM2ImagePredictor"]
 
@@ -37,22 +38,71 @@ class Masks:
     single_iou: Float[Array, "objects 1"]
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class RefinedMasks:
+    """Refined logits at the model's input size, the coarse mask that each was made of, and that one's predicted IoU."""
+
+    masks: Float[Array, "objects 1 s s"]
+    coarse: Float[Array, "objects 1 m m"]
+    iou: Float[Array, "objects 1"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PhotoFeatures:
+    """What is computed once a photo.
+
+    Attributes:
+      features: of the encoder, with what the mask decoder reads as `embedding`.
+      augmented: what the decoder reads instead where masks are to be refined; None without a refiner.
+    """
+
+    features: ImageFeatures
+    augmented: Float[Array, "b h w c"] | None
+
+
 @jax.jit
-def encode_photos(model: SAM2, images: Float[Array | np.ndarray, "b s s 3"]) -> ImageFeatures:
-    """Features of preprocessed photos, with what the mask decoder reads as `embedding`."""
-    features = model.encode_image(jnp.asarray(images)).without_stages()
-    return dataclasses.replace(features, embedding=model.image_embedding(features))
+def encode_photos(
+    model: SAM2,
+    images: Float[Array | np.ndarray, "b s s 3"],
+    views: Float[Array | np.ndarray, "b v s s 3"] | None = None,
+) -> PhotoFeatures:
+    """Features of preprocessed photos; `views` are the refiner's, where they are not to be cut from `images`."""
+    features = model.encode(jnp.asarray(images), None if views is None else jnp.asarray(views))
+    features = dataclasses.replace(features, embedding=model.image_embedding(features))
+    augmented = None if model.refiner is None else model.augment(features.embedding, features)
+    return PhotoFeatures(features, augmented)
 
 
 @jax.jit
 def decode_prompts(
-    model: SAM2, features: ImageFeatures, photo_index: Int[Array | np.ndarray, " objects"], prompts: Prompts
+    model: SAM2, photos: PhotoFeatures, photo_index: Int[Array | np.ndarray, " objects"], prompts: Prompts
 ) -> Masks:
     """Masks of a batch of objects, each in the photo that `photo_index` names."""
-    features = features.take(photo_index)
+    features = dataclasses.replace(photos.features, refiner=None).take(photo_index)
     output = model.decode(features.embedding, features, prompts)
     single, single_iou = select_single_mask(output, model.config)
     return Masks(output.masks[:, 1:], output.iou[:, 1:], single, single_iou)
+
+
+@jax.jit
+def refine_prompts(
+    model: SAM2,
+    photos: PhotoFeatures,
+    photo_index: Int[Array | np.ndarray, " objects"],
+    prompts: Prompts,
+    multimask: Bool[Array, ""] | np.bool_,
+) -> RefinedMasks:
+    """One refined mask for each object: of the best of three masks if `multimask`, else of the single one."""
+    assert photos.augmented is not None
+    features = photos.features.take(photo_index)
+    output = model.decode(photos.augmented[photo_index], features, prompts)
+    best = 1 + jnp.argmax(output.iou[:, 1:], axis=1)[:, None]
+    single, single_iou = select_single_mask(output, model.config)
+    coarse = jnp.where(multimask, jnp.take_along_axis(output.masks, best[:, :, None, None], axis=1), single)
+    iou = jnp.where(multimask, jnp.take_along_axis(output.iou, best, axis=1), single_iou)
+    return RefinedMasks(model.refine(features, output, coarse[:, 0], prompts).masks[:, None], coarse, iou)
 
 
 class SAM2ImagePredictor:
@@ -82,9 +132,11 @@ class SAM2ImagePredictor:
         self.reset_predictor()
 
     @classmethod
-    def from_pretrained(cls, model_id: str, *, dtype: DTypeLike = jnp.float32, **kwargs: float) -> "SAM2ImagePredictor":
+    def from_pretrained(
+        cls, model_id: str, *, refiner: str | None = None, dtype: DTypeLike = jnp.float32, **kwargs: float
+    ) -> "SAM2ImagePredictor":
         """A predictor with the model that `load_model` gives; `kwargs` go to the constructor."""
-        return cls(load_model(model_id, dtype=dtype), **kwargs)
+        return cls(load_model(model_id, refiner=refiner, dtype=dtype), **kwargs)
 
     @property
     def device(self) -> jax.Device:
@@ -93,7 +145,7 @@ class SAM2ImagePredictor:
 
     def reset_predictor(self) -> None:
         """Forgets the photos."""
-        self._features: ImageFeatures | None = None
+        self._photos: PhotoFeatures | None = None
         self._photo_sizes: list[tuple[int, int]] = []
         self._is_batch = False
 
@@ -125,6 +177,8 @@ class SAM2ImagePredictor:
         multimask_output: bool = True,
         return_logits: bool = False,
         normalize_coords: bool = True,
+        *,
+        refine: bool | None = None,
     ) -> Prediction:
         """Predicts masks in the photo given to `set_image`.
 
@@ -138,6 +192,8 @@ class SAM2ImagePredictor:
           multimask_output: three masks, for ambiguous prompts such as a single click; otherwise one.
           return_logits: masks as logits instead of 0 and 1.
           normalize_coords: False if coordinates are already in [0, 1] of the photo's width and height.
+          refine: let the model's refiner make one fine mask of the best of three masks (`multimask_output`) or of the
+            single one; by default if the model has a refiner. The low-resolution logits are then the coarse mask's.
 
         Returns:
           Masks (c, h, w) of the photo's size, float32; their predicted IoU (c,); their low-resolution logits
@@ -147,11 +203,11 @@ class SAM2ImagePredictor:
           RuntimeError: if no photo was set.
           ValueError: on a prompt that cannot be meant, naming the argument.
         """
-        if self._features is None:
+        if self._photos is None:
             raise RuntimeError("An image must be set with .set_image(...) before mask prediction.")
         prompts = self._read_prompts(-1, point_coords, point_labels, box, mask_input, normalize_coords)
         index = len(self._photo_sizes) - 1
-        return self._predict([(index, prompts)], multimask_output, return_logits)[0]
+        return self._predict([(index, prompts)], multimask_output, return_logits, refine)[0]
 
     def predict_batch(
         self,
@@ -162,6 +218,8 @@ class SAM2ImagePredictor:
         multimask_output: bool = True,
         return_logits: bool = False,
         normalize_coords: bool = True,
+        *,
+        refine: bool | None = None,
     ) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
         """Predicts masks in each photo given to `set_image_batch`, all objects of all photos in one decoder call.
 
@@ -183,20 +241,25 @@ class SAM2ImagePredictor:
         for i in range(photos):
             coords, labels, box, mask_input = (None if batch is None else batch[i] for batch in batches.values())
             prompts.append((i, self._read_prompts(i, coords, labels, box, mask_input, normalize_coords)))
-        masks, ious, low_res = zip(*self._predict(prompts, multimask_output, return_logits), strict=True)
+        masks, ious, low_res = zip(*self._predict(prompts, multimask_output, return_logits, refine), strict=True)
         return list(masks), list(ious), list(low_res)
 
     def get_image_embedding(self) -> Float[Array, "b c h w"]:
         """The stride-16 features of the photos, (1, 256, 64, 64) for one photo and a 1024-pixel model."""
-        if self._features is None:
+        if self._photos is None:
             raise RuntimeError("An image must be set with .set_image(...) to generate an embedding.")
-        return self._features.embedding.transpose(0, 3, 1, 2)
+        return self._photos.features.embedding.transpose(0, 3, 1, 2)
 
     def _set_photos(self, photos: Sequence[Photo]) -> None:
         self.reset_predictor()
         rgb = [as_rgb(photo) for photo in photos]
         inputs = np.stack([preprocess_image(photo, self.model.config.image_size) for photo in rgb])
-        self._features = encode_photos(self.model, inputs)
+        views = None
+        refiner = self.model.refiner
+        if refiner is not None and refiner.views == "source" and refiner.view_boxes:
+            size = self.model.config.image_size
+            views = np.stack([[preprocess_image(photo, size, box) for box in refiner.view_boxes] for photo in rgb])
+        self._photos = encode_photos(self.model, inputs, views)
         self._photo_sizes = [photo.shape[:2] for photo in rgb]
 
     def _read_prompts(self, photo: int, coords, labels, box, mask_input, normalize_coords) -> ObjectPrompts:
@@ -211,26 +274,43 @@ class SAM2ImagePredictor:
         )
 
     def _predict(
-        self, prompts: Sequence[tuple[int, ObjectPrompts]], multimask_output: bool, return_logits: bool
+        self,
+        prompts: Sequence[tuple[int, ObjectPrompts]],
+        multimask_output: bool,
+        return_logits: bool,
+        refine: bool | None,
     ) -> list[Prediction]:
+        if refine and self.model.refiner is None:
+            raise ValueError("refine must be False for a model without a refiner; load one: load_model(..., refiner=)")
         packed = pack_prompts([p for _, p in prompts], self.model.config.mask_size)
         photo_index = np.zeros(len(packed.labels), np.int32)
         owners = np.repeat([photo for photo, _ in prompts], [len(p) for _, p in prompts])
         photo_index[: len(owners)] = owners
-        masks = decode_prompts(self.model, self._features, photo_index, packed)
-        chosen = (masks.multi, masks.multi_iou) if multimask_output else (masks.single, masks.single_iou)
-        low_res, iou = map(np.asarray, jax.device_get(chosen))
+        if self.model.refiner is None or refine is False:
+            masks = decode_prompts(self.model, self._photos, photo_index, packed)
+            chosen = (masks.multi, masks.multi, masks.multi_iou)
+            if not multimask_output:
+                chosen = (masks.single, masks.single, masks.single_iou)
+        else:
+            refined = refine_prompts(self.model, self._photos, photo_index, packed, np.bool_(multimask_output))
+            chosen = (refined.masks, refined.coarse, refined.iou)
+        logits, low_res, iou = map(np.asarray, jax.device_get(chosen))
 
         results = []
         start = 0
         for photo, p in prompts:
             here = slice(start, start + len(p))
-            results.append(self._postprocess(low_res[here], iou[here], self._photo_sizes[photo], return_logits))
+            size = self._photo_sizes[photo]
+            results.append(self._postprocess(logits[here], low_res[here], iou[here], size, return_logits))
             start += len(p)
         return results
 
-    def _postprocess(self, low_res, iou, photo_size: tuple[int, int], return_logits: bool) -> Prediction:
-        cleaned = fill_holes_and_remove_specks(low_res, self.mask_threshold, self.max_hole_area, self.max_sprinkle_area)
+    def _postprocess(self, logits, low_res, iou, photo_size: tuple[int, int], return_logits: bool) -> Prediction:
+        # Areas are in pixels of the low-resolution mask; refined logits have more pixels.
+        pixels = (logits.shape[-1] // low_res.shape[-1]) ** 2
+        cleaned = fill_holes_and_remove_specks(
+            logits, self.mask_threshold, pixels * self.max_hole_area, pixels * self.max_sprinkle_area
+        )
         masks = resize_masks(cleaned, photo_size)
         if not return_logits:
             masks = (masks > self.mask_threshold).astype(np.float32)

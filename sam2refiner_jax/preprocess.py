@@ -68,19 +68,28 @@ def as_rgb(image: Photo) -> np.ndarray:
     return np.broadcast_to(image, (*image.shape[:2], 3)) if image.shape[-1] == 1 else image[..., :3]
 
 
-def preprocess_image(image: Photo, size: int) -> Float[np.ndarray, "{size} {size} 3"]:
+def preprocess_image(
+    image: Photo, size: int, box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+) -> Float[np.ndarray, "{size} {size} 3"]:
     """The photo as the encoder wants it: squeezed to size x size with an antialiased bilinear filter, normalised.
 
     Runs on the host, so that no photo size compiles anything. PIL's float resize has the filter of torchvision's
     `Resize` on tensors, which the official predictor uses.
+
+    Args:
+      image: the photo.
+      size: side of the result.
+      box: the part of the photo to take: x0, y0, x1, y1, each in [0, 1] of its width or height.
 
     Raises:
       TypeError, ValueError: see `as_rgb`.
     """
     rgb = as_rgb(image)
     scale = np.float32(255 if rgb.dtype == np.uint8 else 1)
+    height, width = rgb.shape[:2]
+    part = (box[0] * width, box[1] * height, box[2] * width, box[3] * height)
     result = np.empty((size, size, 3), np.float32)
     for channel in range(3):
         plane = Image.fromarray(np.ascontiguousarray(rgb[..., channel]).astype(np.float32) / scale)
-        result[..., channel] = np.asarray(plane.resize((size, size), Image.Resampling.BILINEAR))
+        result[..., channel] = np.asarray(plane.resize((size, size), Image.Resampling.BILINEAR, box=part))
     return (result - MEAN) / STD

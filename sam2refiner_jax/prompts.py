@@ -87,8 +87,8 @@ def read_prompts(
     return ObjectPrompts(points, labels, mask)
 
 
-def pack_prompts(prompts: Sequence[ObjectPrompts], mask_size: int) -> Prompts:
-    """All objects' prompts in one batch of static shape.
+def pack_prompts(prompts: Sequence[ObjectPrompts], mask_size: int, rows: int = 1) -> Prompts:
+    """All objects' prompts in one batch of static shape, of at least `rows` rows.
 
     Clicks and objects are padded to the next bucket: 8, 16, 32... clicks and 1, 2, 4, 8... objects. Padded slots
     take no part in attention and rows of padded objects come last, so neither changes a result.
@@ -96,7 +96,7 @@ def pack_prompts(prompts: Sequence[ObjectPrompts], mask_size: int) -> Prompts:
     clicks = max(int(((p.labels == NEGATIVE) | (p.labels == POSITIVE)).sum(axis=1).max(initial=0)) for p in prompts)
     slots = _bucket(clicks, CLICK_SLOTS) + 3
     objects = sum(map(len, prompts))
-    rows = _bucket(objects, 1)
+    rows = max(rows, _bucket(objects, 1))
     points = np.zeros((rows, slots, 2), np.float32)
     labels = np.full((rows, slots), ABSENT, np.int32)
     mask = np.zeros((rows, mask_size, mask_size), np.float32)

@@ -5,44 +5,21 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from .config import SAM2Config
+from .features import ImageFeatures
 from .nn.fpn import ImageEncoder
 from .nn.layers import MLP, conv
 from .nn.mask_decoder import DecoderOutput, MaskDecoder
 from .nn.memory_attention import MemoryAttention
 from .nn.memory_encoder import MemoryEncoder
 from .nn.prompt_encoder import PromptEncoder, Prompts
+from .refiners.base import Refined, Refiner, RefinerInputs, cut_views
 
 __all__ = ["ImageFeatures", "SAM2"]
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class ImageFeatures:
-    """What the image encoder makes of a batch of images.
-
-    Attributes:
-      embedding: the neck's stride-16 level, without the no-memory embedding.
-      high_res: the stride-4 and stride-8 levels as the mask decoder wants them (32 and 64 channels).
-      stages: the trunk's outputs at strides 4, 8, 16 and 32, or () where they were dropped.
-    """
-
-    embedding: Float[Array, "b h w c"]
-    high_res: tuple[Float[Array, "b _ _ _"], Float[Array, "b _ _ _"]]
-    stages: tuple[Float[Array, "b _ _ _"], ...] = ()
-
-    def without_stages(self) -> "ImageFeatures":
-        """The same without the trunk's outputs, which only refiners read and which weigh most."""
-        return dataclasses.replace(self, stages=())
-
-    def take(self, index: Int[Array | np.ndarray, " objects"]) -> "ImageFeatures":
-        """The features of image `index[i]` as row i."""
-        return jax.tree.map(lambda x: x[index], self)
 
 
 class SAM2(nnx.Module):
@@ -54,9 +31,12 @@ class SAM2(nnx.Module):
       config: what to build.
       dtype: computation type of matrix products and activations. Softmax, norms and mask logits are float32 in
         any case. In float32, products run at full precision on every platform, so that results equal PyTorch's.
+      refiner: makes finer masks of the decoder's, if there is one (`refiners`).
     """
 
-    def __init__(self, config: SAM2Config, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+    def __init__(
+        self, config: SAM2Config, *, dtype: DTypeLike = jnp.float32, refiner: Refiner | None = None, rngs: nnx.Rngs
+    ):
         dim = config.hidden_dim
         self.config = config
         self.dtype = jnp.dtype(dtype)
@@ -76,6 +56,13 @@ class SAM2(nnx.Module):
             self.no_obj_embed_spatial = nnx.Param(init(rngs.params(), (1, config.memory_dim)))
         if config.obj_ptr_temporal_encoding:
             self.obj_ptr_tpos_proj = nnx.Linear(dim, config.memory_dim, dtype=dtype, rngs=rngs)
+        self.refiner = nnx.data(refiner)
+
+    def with_refiner(self, refiner: Refiner | None) -> "SAM2":
+        """The same model, sharing its weights, with another refiner or with none."""
+        other = nnx.merge(*nnx.split(self))
+        other.refiner = nnx.data(refiner)
+        return other
 
     def precision(self) -> contextlib.AbstractContextManager:
         """Full-precision products for a float32 model; JAX's default on GPU and TPU would round them."""
@@ -104,3 +91,66 @@ class SAM2(nnx.Module):
             sparse, exists, dense = self.sam_prompt_encoder(prompts)
             image_pe = self.sam_prompt_encoder.image_encoding()
             return self.sam_mask_decoder(embedding, image_pe, sparse, exists, dense, features.high_res)
+
+    def encode(self, images: Float[Array, "b s s 3"], views: Float[Array, "b v s s 3"] | None = None) -> ImageFeatures:
+        """All that decoding and refining need of normalised images: `encode_image` and, with a refiner, `prepare`.
+
+        Args:
+          images: of the model's input size.
+          views: the parts of each image that the refiner looks at more closely, magnified to the input size; cut from
+            `images` unless given.
+        """
+        if self.refiner is None:
+            return self.encode_image(images).without_stages()
+        return self.prepare(images, *self.encode_views(images, views))
+
+    def encode_views(
+        self, images: Float[Array, "b s s 3"], views: Float[Array, "b v s s 3"] | None = None
+    ) -> tuple[ImageFeatures, Float[Array, "b v h w c"]]:
+        """Features of images and stride-16 features of their views, as one batch through the encoder."""
+        assert self.refiner is not None
+        if views is None:
+            views = cut_views(images, self.refiner.view_boxes)
+        batch, count = views.shape[:2]
+        everything = jnp.concatenate([images[:, None], views.astype(images.dtype)], axis=1)
+        features = self.encode_image(everything.reshape(-1, *images.shape[1:]))
+
+        def by_image(x):
+            return x.reshape(batch, 1 + count, *x.shape[1:])
+
+        return jax.tree.map(lambda x: by_image(x)[:, 0], features), by_image(features.embedding)[:, 1:]
+
+    def prepare(
+        self, images: Float[Array, "b s s 3"], features: ImageFeatures, views: Float[Array, "b v h w c"]
+    ) -> ImageFeatures:
+        """Features with what the refiner keeps of the images, whatever the prompts, in place of the stages."""
+        assert self.refiner is not None
+        with self.precision():
+            prepared = self.refiner.prepare(images.astype(self.dtype), features, views)
+        return dataclasses.replace(features, stages=(), refiner=prepared)
+
+    def augment(self, embedding: Float[Array, "b h w c"], features: ImageFeatures) -> Float[Array, "b h w c"]:
+        """The decoder's input at stride 16 as the refiner wants it; unchanged without one."""
+        if self.refiner is None:
+            return embedding
+        with self.precision():
+            return self.refiner.augment(embedding, features.refiner)
+
+    def refine(
+        self, features: ImageFeatures, output: DecoderOutput, masks: Float[Array, "b m m"], prompts: Prompts
+    ) -> Refined:
+        """Masks at the input's size, one for each object.
+
+        Args:
+          features: the image of each object, from `encode`.
+          output: what the decoder made of it.
+          masks: of its masks, the logits of the one to refine.
+          prompts: the objects' prompts.
+        """
+        assert self.refiner is not None
+        with self.precision():
+            sparse, exists, _ = self.sam_prompt_encoder(prompts)
+            image_pe = self.sam_prompt_encoder.image_encoding()
+            return self.refiner(
+                RefinerInputs(features.refiner, output, masks, prompts, sparse, exists, image_pe.astype(self.dtype))
+            )

@@ -69,6 +69,7 @@ class PhotoPrompts:
 def segment(
     photo: Positional[Path],
     checkpoint: str = DEFAULT_CHECKPOINT,
+    refiner: Path | None = None,
     output: Path = Path("out"),
     points: tuple[tuple[float, float, int], ...] = (),
     boxes: tuple[tuple[float, float, float, float], ...] = (),
@@ -77,6 +78,7 @@ def segment(
     multimask: bool = False,
     max_hole_area: float = 0.0,
     max_sprinkle_area: float = 0.0,
+    side_by_side: bool = False,
     dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> None:
     """Segment a photo, or every photo in a folder, from clicks, boxes or a mask.
@@ -87,6 +89,7 @@ def segment(
     Args:
       photo: A photo, or a folder of photos.
       checkpoint: A checkpoint directory, an official .pt or .safetensors, or a Hugging Face id.
+      refiner: A refiner's checkpoint directory, for finer masks.
       output: The folder for the results; files of the same names are replaced.
       points: Clicks on one object, each X Y LABEL: pixels, then 1 on the object or 0 off it.
       boxes: Boxes, each X0 Y0 X1 Y1 in pixels; every box is an object of its own.
@@ -95,6 +98,7 @@ def segment(
       multimask: Three masks for each object instead of one, for ambiguous prompts such as a single click.
       max_hole_area: Fill holes of at most this area, in pixels of the 256 x 256 mask.
       max_sprinkle_area: Remove specks of at most this area, likewise.
+      side_by_side: With a refiner, the overlay shows the coarse mask on the left and the refined one on the right.
       dtype: Computation type; bfloat16 is the fast mode on GPUs and TPUs.
     """
     photos = _find_photos(photo)
@@ -111,12 +115,14 @@ def segment(
     output.mkdir(parents=True, exist_ok=True)
 
     predictor = SAM2ImagePredictor(
-        load_model(checkpoint, dtype=dtype), max_hole_area=max_hole_area, max_sprinkle_area=max_sprinkle_area
+        load_model(checkpoint, refiner=refiner, dtype=dtype),
+        max_hole_area=max_hole_area,
+        max_sprinkle_area=max_sprinkle_area,
     )
     failures = 0
     for path, job in tqdm(jobs, unit="photo", disable=len(jobs) == 1):
         try:
-            overlay = segment_photo(predictor, path, job, output, multimask=multimask)
+            overlay = segment_photo(predictor, path, job, output, multimask=multimask, side_by_side=side_by_side)
         except (ValueError, OSError) as error:
             if len(jobs) == 1:
                 raise
@@ -128,9 +134,21 @@ def segment(
 
 
 def segment_photo(
-    predictor: SAM2ImagePredictor, path: Path, prompts: PhotoPrompts, output: Path, *, multimask: bool = False
+    predictor: SAM2ImagePredictor,
+    path: Path,
+    prompts: PhotoPrompts,
+    output: Path,
+    *,
+    multimask: bool = False,
+    side_by_side: bool = False,
 ) -> Path:
-    """Segments one photo and writes its masks, scores and overlay; returns the overlay's path."""
+    """Segments one photo and writes its masks, scores and overlay; returns the overlay's path.
+
+    Raises:
+      ValueError: if the photo or its prompts cannot be used, or `side_by_side` is asked for without a refiner.
+    """
+    if side_by_side and predictor.model.refiner is None:
+        raise ValueError("side_by_side must be off without a refiner: there is nothing to compare")
     photo = read_photo(path)
     arguments = prompts.arguments((photo.shape[0], photo.shape[1]), predictor.model.config.mask_size)
     predictor.set_image(photo)
@@ -141,7 +159,7 @@ def segment_photo(
     for i, (object_masks, object_ious) in enumerate(zip(masks, ious, strict=True)):
         entries = []
         for k, (mask, iou) in enumerate(zip(object_masks, object_ious, strict=True)):
-            name = f"{path.stem}_object{i}" + (f"_mask{k}" if multimask else "") + ".png"
+            name = f"{path.stem}_object{i}" + (f"_mask{k}" if len(object_masks) > 1 else "") + ".png"
             with new_file(output / name, overwrite=True) as partial:
                 Image.fromarray(mask.astype(np.uint8) * 255).save(partial)
             entries.append({"file": name, "predicted_iou": round(float(iou), 6), "area": int(mask.sum())})
@@ -150,18 +168,25 @@ def segment_photo(
     with new_file(output / f"{path.stem}.json", overwrite=True) as partial:
         partial.write_text(json.dumps(document, indent=2) + "\n")
 
-    best = masks[np.arange(len(masks)), ious.argmax(axis=1)]
-    picture = draw_overlay(
-        photo,
-        best,
-        points=arguments.get("point_coords"),
-        labels=arguments.get("point_labels"),
-        boxes=arguments.get("box"),
-    )
+    picture = _overlay(photo, masks, ious, arguments)
+    if side_by_side:
+        coarse = predictor.predict(**arguments, multimask_output=multimask, refine=False)
+        picture = np.concatenate([_overlay(photo, *_per_object(coarse), arguments), picture], axis=1)
     target = output / f"{path.stem}_overlay.png"
     with new_file(target, overwrite=True) as partial:
         Image.fromarray(picture).save(partial)
     return target
+
+
+def _overlay(photo: np.ndarray, masks: np.ndarray, ious: np.ndarray, arguments: dict[str, Any]) -> np.ndarray:
+    """The photo with the best mask of each object and the prompts."""
+    return draw_overlay(
+        photo,
+        masks[np.arange(len(masks)), ious.argmax(axis=1)],
+        points=arguments.get("point_coords"),
+        labels=arguments.get("point_labels"),
+        boxes=arguments.get("box"),
+    )
 
 
 def _per_object(prediction: Prediction) -> tuple[np.ndarray, np.ndarray]:

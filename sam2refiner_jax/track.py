@@ -30,6 +30,7 @@ FOLDER_RATE = 24.0
 def track(
     video: Positional[Path],
     checkpoint: str = DEFAULT_CHECKPOINT,
+    refiner: Path | None = None,
     output: Path = Path("out"),
     points: tuple[tuple[float, float, int], ...] = (),
     boxes: tuple[tuple[float, float, float, float], ...] = (),
@@ -48,6 +49,7 @@ def track(
     Args:
       video: A video file, or a folder of JPEGs named by frame number.
       checkpoint: A checkpoint directory, an official .pt or .safetensors, or a Hugging Face id.
+      refiner: A refiner's checkpoint directory, for finer masks.
       output: The folder for the results; files of the same names are replaced.
       points: Clicks on one object, each X Y LABEL: pixels, then 1 on the object or 0 off it.
       boxes: Boxes, each X0 Y0 X1 Y1 in pixels; every box is an object of its own, numbered from 1.
@@ -63,7 +65,7 @@ def track(
         raise ValueError(f"points are for one object and cannot be mixed with {len(boxes)} boxes")
     if mask and (points or boxes):
         raise ValueError("give either a mask or points and boxes, not both")
-    predictor = SAM2VideoPredictor(load_model(checkpoint, dtype=dtype), fill_hole_area=fill_hole_area)
+    predictor = SAM2VideoPredictor(load_model(checkpoint, refiner=refiner, dtype=dtype), fill_hole_area=fill_hole_area)
     state = predictor.init_state(video, history=HISTORY)
     if mask:
         for number, object_mask in read_object_masks(mask, (state.video_height, state.video_width)).items():

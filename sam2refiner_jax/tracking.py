@@ -2,7 +2,7 @@
 
 Every function works on a batch of objects, which may be in several images (`ObjectFrames.image`). The stages of a
 tracked frame are: encode the image, condition its features on the memories, decode masks, bring them to the image's
-size, encode them as a memory. What is to refine masks stands between the last two (`upsample_masks`).
+size, refined if the model has a refiner, encode them as a memory.
 """
 
 import dataclasses
@@ -14,13 +14,14 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from .config import SAM2Config
+from .features import ImageFeatures
 from .memory_bank import EMPTY, MemoryBank, ObjectFrames, Slots
 from .nn.mask_decoder import DecoderOutput, select_single_mask
 from .nn.positional import sine_encoding_2d
 from .nn.prompt_encoder import ABSENT, NOT_A_POINT, Prompts
 from .nn.resize import resize_antialiased, resize_bilinear
 from .preprocess import MEAN, STD
-from .sam2 import SAM2, ImageFeatures
+from .sam2 import SAM2
 
 __all__ = [
     "EMPTY",
@@ -33,6 +34,7 @@ __all__ = [
     "condition_on_memory",
     "encode_frames",
     "encode_memory",
+    "input_size_masks",
     "segment_mask_prompt",
     "segment_prompted",
     "segment_tracked",
@@ -56,11 +58,13 @@ class Segmentation:
       masks: float32 logits at stride 4; -1024 everywhere where the object is not in the image.
       pointers: object pointers.
       object_score_logits: positive where the object is in the image.
+      refined: refined logits at the model's input size; None without a refiner.
     """
 
     masks: Float[Array | np.ndarray, "*frames objects m m"]
     pointers: Float[Array | np.ndarray, "*frames objects c"]
     object_score_logits: Float[Array | np.ndarray, "*frames objects"]
+    refined: Float[Array | np.ndarray, "*frames objects s s"] | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -72,10 +76,27 @@ class TrackedFrame:
     memory: Float[Array | np.ndarray, "*frames objects h h cm"] | None
 
 
-def encode_frames(model: SAM2, frames: UInt8[Array, "b s s 3"]) -> ImageFeatures:
-    """Features of RGB frames that were resized to the model's input."""
-    images = (frames.astype(jnp.float32) / 255 - MEAN) / STD
-    return model.encode_image(images).without_stages()
+def encode_frames(model: SAM2, frames: UInt8[Array | np.ndarray, "b s s 3"]) -> ImageFeatures:
+    """Features of RGB frames that were resized to the model's input, and what the refiner needs of them."""
+
+    def encode(frames):
+        return model.encode((frames.astype(jnp.float32) / 255 - MEAN) / STD)
+
+    def encode_in_turn(frames):
+        structures = []
+
+        def encode_one(frame):
+            leaves, structure = jax.tree.flatten(encode(frame[None]))
+            structures.append(structure)
+            return [x[0] for x in leaves]
+
+        leaves = jax.lax.map(encode_one, frames)
+        return jax.tree.unflatten(structures[0], leaves)
+
+    if len(frames) == 1:
+        return encode(frames)
+    # A CPU's caches hold one image better than several.
+    return jax.lax.platform_dependent(frames, cpu=encode_in_turn, default=encode)
 
 
 def condition_on_memory(
@@ -94,12 +115,23 @@ def segment_tracked(
     bank: MemoryBank,
     frames: ObjectFrames,
     prompts: Prompts | None = None,
+    origins: Prompts | None = None,
 ) -> Segmentation:
-    """Finds objects in the light of their memories, and of new clicks on them if there are any."""
+    """Finds objects in the light of their memories, and of new clicks on them if there are any.
+
+    Args:
+      model: the model.
+      features: of the images.
+      bank: the memories.
+      frames: where each object is looked for.
+      prompts: new clicks.
+      origins: the prompts of each object's first prompted frame, for the refiner to read where there are no new ones.
+    """
     embedding = condition_on_memory(model, features, bank, frames)
-    if prompts is None:
-        prompts = _no_prompts(model.config, len(frames.image))
-    return _segment(model, embedding, features.take(frames.image), prompts)
+    if prompts is not None:
+        return _segment(model, embedding, features.take(frames.image), prompts, prompts)
+    prompts = _no_prompts(model.config, len(frames.image))
+    return _segment(model, embedding, features.take(frames.image), prompts, prompts if origins is None else origins)
 
 
 def segment_prompted(
@@ -107,7 +139,7 @@ def segment_prompted(
 ) -> Segmentation:
     """Segments objects from clicks and boxes alone, as in photos: a frame on which tracking starts."""
     features = features.take(image)
-    return _segment(model, model.image_embedding(features), features, prompts)
+    return _segment(model, model.image_embedding(features), features, prompts, prompts)
 
 
 def segment_mask_prompt(
@@ -127,11 +159,19 @@ def segment_mask_prompt(
         output = model.decode(features.embedding, features, prompts)
         pointers = _object_pointers(model, output.mask_tokens[:, 0], output.object_score_logits[:, 0])
         scores = jnp.any(masks > 0, axis=(1, 2)) * MASK_SCALE + MASK_BIAS
-        return Segmentation(low_res[..., 0], _mark_absent(model, pointers, scores), scores)
+        refined = None if model.refiner is None else masks * MASK_SCALE + MASK_BIAS
+        return Segmentation(low_res[..., 0], _mark_absent(model, pointers, scores), scores, refined)
+
+
+def input_size_masks(model: SAM2, segmentation: Segmentation) -> Float[Array, "objects s s"]:
+    """Mask logits at the model's input size, which the memory encoder reads: refined ones, or upsampled ones."""
+    if segmentation.refined is not None:
+        return jnp.asarray(segmentation.refined)
+    return upsample_masks(model, segmentation.masks)
 
 
 def upsample_masks(model: SAM2, masks: Float[Array | np.ndarray, "objects m m"]) -> Float[Array, "objects s s"]:
-    """Mask logits at the model's input size, which the memory encoder reads."""
+    """Mask logits at the model's input size."""
     with model.precision():
         return resize_bilinear(masks[..., None], (model.config.image_size,) * 2)[..., 0]
 
@@ -171,6 +211,7 @@ def advance(
     features: ImageFeatures,
     frames: ObjectFrames,
     active: Bool[Array | np.ndarray, " objects"],
+    origins: Prompts | None = None,
 ) -> tuple[MemoryBank, TrackedFrame]:
     """Tracks every object into one more frame.
 
@@ -181,12 +222,13 @@ def advance(
       frames: where each object is looked for.
       active: False for rows that pad the batch and for objects that have a prompt in this frame: the bank does not
         change for them, and their results mean nothing.
+      origins: the prompts of each object's first prompted frame, which only refiners read.
 
     Returns:
       The memories after, and the frame's results.
     """
-    segmentation = segment_tracked(model, features, bank, frames)
-    masks = upsample_masks(model, segmentation.masks)
+    segmentation = segment_tracked(model, features, bank, frames, origins=origins)
+    masks = input_size_masks(model, segmentation)
     memory = encode_memory(
         model, features, frames.image, masks, segmentation.object_score_logits, prompted=False
     ).astype(bank.recent.values.dtype)
@@ -201,9 +243,10 @@ def track_frame(
     features: ImageFeatures,
     frames: ObjectFrames,
     active: Bool[Array | np.ndarray, " objects"],
+    origins: Prompts | None = None,
 ) -> tuple[MemoryBank, TrackedFrame]:
     """`advance`, compiled: the driver for clips that arrive frame by frame. The old bank's buffers are reused."""
-    return advance(model, bank, features, frames, active)
+    return advance(model, bank, features, frames, active, origins)
 
 
 @functools.partial(jax.jit, donate_argnames="bank", static_argnames="with_memory")
@@ -213,6 +256,7 @@ def track_clip(
     clips: UInt8[Array | np.ndarray, "frames clips s s 3"],
     start: ObjectFrames,
     active: Bool[Array | np.ndarray, "frames objects"],
+    origins: Prompts | None = None,
     *,
     with_memory: bool = False,
 ) -> tuple[MemoryBank, TrackedFrame]:
@@ -224,6 +268,7 @@ def track_clip(
       clips: frames in the order of tracking, several clips side by side.
       start: where each object is looked for first.
       active: see `advance`; one row a frame.
+      origins: see `advance`.
       with_memory: also return every frame's memory features, which are large.
 
     Returns:
@@ -234,7 +279,7 @@ def track_clip(
     def step(carry, frame):
         bank, where = carry
         images, active = frame
-        bank, tracked = advance(model, bank, encode_frames(model, images), where, active)
+        bank, tracked = advance(model, bank, encode_frames(model, images), where, active, origins)
         if not with_memory:
             tracked = dataclasses.replace(tracked, memory=None)
         return (bank, where.next()), tracked
@@ -255,14 +300,23 @@ def _no_prompts(config: SAM2Config, objects: int) -> Prompts:
 
 
 def _segment(
-    model: SAM2, embedding: Float[Array, "objects h h c"], features: ImageFeatures, prompts: Prompts
+    model: SAM2,
+    embedding: Float[Array, "objects h h c"],
+    features: ImageFeatures,
+    prompts: Prompts,
+    refiner_prompts: Prompts,
 ) -> Segmentation:
-    output = model.decode(embedding, features, prompts)
+    output = model.decode(model.augment(embedding, features), features, prompts)
     with model.precision():
-        masks, tokens = _choose_mask(output, prompts, model.config)
+        coarse, tokens = _choose_mask(output, prompts, model.config)
         scores = output.object_score_logits[:, 0]
-        masks = jnp.where((scores > 0)[:, None, None], masks, NO_OBJECT_SCORE)
-        return Segmentation(masks, _object_pointers(model, tokens, scores), scores)
+        is_there = (scores > 0)[:, None, None]
+        refined = None
+        if model.refiner is not None:
+            refined = model.refine(features, output, coarse, refiner_prompts).masks
+            refined = jnp.where(is_there, refined, NO_OBJECT_SCORE)
+        masks = jnp.where(is_there, coarse, NO_OBJECT_SCORE)
+        return Segmentation(masks, _object_pointers(model, tokens, scores), scores, refined)
 
 
 def _choose_mask(

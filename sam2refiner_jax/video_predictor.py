@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 from numpy.typing import ArrayLike
 
 from .checkpoints import load_model
+from .features import ImageFeatures
 from .frames import FrameStream, open_frames
 from .memory_bank import ObjectFrames
 from .nn.prompt_encoder import NOT_A_POINT, Prompts
@@ -20,17 +21,17 @@ from .nn.resize import antialiased_matrix
 from .postprocess import fill_holes, resize_masks
 from .preprocess import Photo
 from .prompts import ObjectPrompts, pack_prompts, read_prompts
-from .sam2 import SAM2, ImageFeatures
+from .sam2 import SAM2
 from .tracking import (
     NO_OBJECT_SCORE,
     Segmentation,
     encode_frames,
     encode_memory,
+    input_size_masks,
     segment_mask_prompt,
     segment_prompted,
     segment_tracked,
     track_frame,
-    upsample_masks,
 )
 from .video_state import InferenceState, ObjectHistory, ObjectOnFrame, assemble_bank, bucket
 
@@ -40,6 +41,8 @@ __all__ = ["SAM2VideoPredictor"]
 LOGIT_LIMIT = 32.0
 # Where objects may not overlap, the logits of the weaker ones are at most this.
 SUPPRESSED_LOGIT = -10.0
+# Refined logits beyond it, which half precision could not hold, are certain anyway.
+HALF_PRECISION_LIMIT = 6e4
 # The length of a clip whose end is not known yet: any that is too long to matter.
 UNKNOWN_LENGTH = 2**29
 
@@ -52,11 +55,10 @@ _segment_tracked = jax.jit(segment_tracked)
 
 
 @jax.jit
-def _encode_prompted(
-    model: SAM2, features: ImageFeatures, masks: Float[Array, "objects m m"], scores: Float[Array, " objects"]
-) -> Float[Array, "objects h h cm"]:
-    image = jnp.zeros(len(masks), jnp.int32)
-    return encode_memory(model, features, image, upsample_masks(model, masks), scores, prompted=True)
+def _encode_prompted(model: SAM2, features: ImageFeatures, found: Segmentation) -> Float[Array, "objects h h cm"]:
+    scores = jnp.asarray(found.object_score_logits)
+    image = jnp.zeros(len(scores), jnp.int32)
+    return encode_memory(model, features, image, input_size_masks(model, found), scores, prompted=True)
 
 
 class SAM2VideoPredictor:
@@ -81,6 +83,8 @@ class SAM2VideoPredictor:
       clear_non_cond_mem_around_input: forget what was tracked near a frame when it gets a prompt.
       add_all_frames_to_correct_as_cond: treat corrected frames like those that were prompted at first.
       memory_dtype: in which memory features are kept between frames; bfloat16, as officially, or float32.
+      refine: let the model's refiner make the masks, of which memories are made too; by default if it has one. With
+        False, all is as if it had none.
     """
 
     def __init__(
@@ -92,8 +96,11 @@ class SAM2VideoPredictor:
         add_all_frames_to_correct_as_cond: bool = False,
         *,
         memory_dtype: DTypeLike = jnp.bfloat16,
+        refine: bool | None = None,
     ):
-        self.model = model
+        if refine and model.refiner is None:
+            raise ValueError("refine must be False for a model without a refiner; load one: load_model(..., refiner=)")
+        self.model = model.with_refiner(None) if refine is False else model
         self.fill_hole_area = fill_hole_area
         self.non_overlap_masks = non_overlap_masks
         self.clear_non_cond_mem_around_input = clear_non_cond_mem_around_input
@@ -101,9 +108,11 @@ class SAM2VideoPredictor:
         self.memory_dtype = jnp.dtype(memory_dtype)
 
     @classmethod
-    def from_pretrained(cls, model_id: str, *, dtype: DTypeLike = jnp.float32, **kwargs: Any) -> "SAM2VideoPredictor":
+    def from_pretrained(
+        cls, model_id: str, *, refiner: str | None = None, dtype: DTypeLike = jnp.float32, **kwargs: Any
+    ) -> "SAM2VideoPredictor":
         """A predictor with the model that `load_model` gives; `kwargs` go to the constructor."""
-        return cls(load_model(model_id, dtype=dtype), **kwargs)
+        return cls(load_model(model_id, refiner=refiner, dtype=dtype), **kwargs)
 
     @property
     def device(self) -> jax.Device:
@@ -266,7 +275,7 @@ class SAM2VideoPredictor:
         order = self._processing_order(state, start_frame_idx, max_frame_num_to_track, reverse)
         ids, objects = state.obj_ids, list(state.objects.values())
         rows = bucket(len(objects))
-        bank = None
+        bank, origins = None, self._origins(objects, rows, reverse)
         for frame_idx, image in state.frames.ahead(order):
             active = np.array([frame_idx not in o.prompted for o in objects] + [False] * (rows - len(objects)))
             if active.any():
@@ -276,7 +285,7 @@ class SAM2VideoPredictor:
                     )
                 features = self._features(state, frame_idx, image)
                 where = self._object_frames(state, rows, frame_idx, reverse)
-                bank, tracked = track_frame(self.model, bank, features, where, active)
+                bank, tracked = track_frame(self.model, bank, features, where, active, origins)
                 found = self._to_host(tracked.segmentation, len(objects), tracked.memory)
                 for is_active, history, result in zip(active, objects, found, strict=False):
                     if is_active:
@@ -397,16 +406,32 @@ class SAM2VideoPredictor:
         length = UNKNOWN_LENGTH if state.num_frames is None else state.num_frames
         return ObjectFrames(each(0, np.int32), each(frame_idx, np.int32), each(length, np.int32), each(reverse, bool))
 
+    def _origins(self, objects: Sequence[ObjectHistory], rows: int, reverse: bool) -> Prompts | None:
+        """What the refiner reads as the prompts of frames that have none."""
+        refiner = self.model.refiner
+        if refiner is None or not refiner.reuse_first_prompt:
+            return None
+        prompts = []
+        for history in objects:
+            points, labels = history.first_points(reverse)
+            prompts.append(ObjectPrompts(points[None], labels[None], None))
+        return pack_prompts(prompts, self.model.config.mask_size, rows=rows)
+
     def _to_host(self, found: Segmentation, count: int, memory: Array | None = None) -> list[ObjectOnFrame]:
         """The first `count` rows of results, copied so that they keep no buffer of the device alive."""
         found, memory = jax.device_get((found, memory))
         masks = fill_holes(np.asarray(found.masks[:count]), self.fill_hole_area)
+        refined = None
+        if found.refined is not None:  # areas are in pixels of the low-resolution mask; these are 16 times as many
+            refined = fill_holes(np.asarray(found.refined[:count]), 16 * self.fill_hole_area)
+            refined = refined.clip(-HALF_PRECISION_LIMIT, HALF_PRECISION_LIMIT).astype(np.float16)
         return [
             ObjectOnFrame(
                 np.array(masks[i]),
                 np.array(found.pointers[i]),
                 float(found.object_score_logits[i]),
                 None if memory is None else np.array(memory[i]),
+                None if refined is None else refined[i].copy(),
             )
             for i in range(count)
         ]
@@ -423,12 +448,13 @@ class SAM2VideoPredictor:
                     if frame not in news:
                         continue
                     result = news[frame]
-                    memory = _encode_prompted(
-                        self.model,
-                        self._features(state, frame),
+                    found = Segmentation(
                         result.mask[None],
+                        result.pointer[None],
                         np.full(1, result.object_score_logit, np.float32),
+                        None if result.refined is None else result.refined[None].astype(np.float32),
                     )
+                    memory = _encode_prompted(self.model, self._features(state, frame), found)
                     result.memory = np.array(memory[0].astype(self.memory_dtype))
                     if self.clear_non_cond_mem_around_input:
                         self._forget_around(history, frame)
@@ -493,7 +519,7 @@ class SAM2VideoPredictor:
         masks = np.full((len(results), 1, *size), NO_OBJECT_SCORE, np.float32)
         for mask, result in zip(masks, results, strict=True):
             if result is not None:
-                mask[0] = resize_masks(result.mask, size)
+                mask[0] = resize_masks(result.finest, size)
         if self.non_overlap_masks and len(masks) > 1:
             is_best = masks.argmax(axis=0)[None] == np.arange(len(masks))[:, None, None, None]
             masks = np.where(is_best, masks, np.minimum(masks, SUPPRESSED_LOGIT))

@@ -25,12 +25,19 @@ class ObjectOnFrame:
       pointer: the object pointer.
       object_score_logit: positive where the object is in the frame.
       memory: memory features; None until they are computed, for prompts that are not final yet.
+      refined: refined logits at the model's input size, if there is a refiner; in half precision, as they are many.
     """
 
     mask: Float[np.ndarray, "m m"]
     pointer: Float[np.ndarray, " c"]
     object_score_logit: float
     memory: Float[np.ndarray, "h h cm"] | None = None
+    refined: Float[np.ndarray, "s s"] | None = None
+
+    @property
+    def finest(self) -> Float[np.ndarray, "_ _"]:
+        """The logits of the highest resolution that there are."""
+        return self.mask if self.refined is None else self.refined.astype(np.float32)
 
 
 @dataclasses.dataclass
@@ -58,6 +65,13 @@ class ObjectHistory:
     def on(self, frame: int) -> ObjectOnFrame | None:
         """The final result on a frame, if there is one."""
         return self.prompted.get(frame, self.tracked.get(frame))
+
+    def first_points(self, reverse: bool) -> tuple[Float[np.ndarray, "n 2"], Int[np.ndarray, " n"]]:
+        """The clicks and boxes on the prompted frame that tracking comes to first; none if a mask was given there."""
+        nothing = np.zeros((0, 2), np.float32), np.zeros(0, np.int32)
+        if not self.prompted:
+            return nothing
+        return self.points.get(max(self.prompted) if reverse else min(self.prompted), nothing)
 
     def prompt_frames(self) -> list[int]:
         """The frames that have prompts."""

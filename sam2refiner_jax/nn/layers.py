@@ -32,22 +32,26 @@ def layer_norm(dim: int, *, epsilon: float, dtype: DTypeLike, rngs: nnx.Rngs) ->
 def conv(
     in_features: int,
     out_features: int,
-    kernel_size: int,
+    kernel_size: int | tuple[int, int],
     *,
     stride: int = 1,
-    padding: int = 0,
+    padding: int | tuple[int, int] = 0,
     groups: int = 1,
+    use_bias: bool = True,
     dtype: DTypeLike,
     rngs: nnx.Rngs,
 ) -> nnx.Conv:
-    """A square NHWC convolution with PyTorch's symmetric padding."""
+    """An NHWC convolution with PyTorch's symmetric padding; sizes are (vertical, horizontal), or one for both."""
+    kernel = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
+    vertical, horizontal = (padding, padding) if isinstance(padding, int) else padding
     return nnx.Conv(
         in_features,
         out_features,
-        kernel_size=(kernel_size, kernel_size),
+        kernel_size=kernel,
         strides=stride,
-        padding=[(padding, padding), (padding, padding)],
+        padding=[(vertical, vertical), (horizontal, horizontal)],
         feature_group_count=groups,
+        use_bias=use_bias,
         dtype=dtype,
         rngs=rngs,
     )

@@ -42,6 +42,11 @@ class DecoderOutput:
         """The tokens the four masks were made from."""
         return self.tokens[:, 2 : 2 + NUM_MASK_TOKENS]
 
+    @property
+    def output_tokens(self) -> Float[Array, "b 6 c"]:
+        """The tokens of object score, IoU and masks, without the prompt's."""
+        return self.tokens[:, : 2 + NUM_MASK_TOKENS]
+
 
 class OutputUpscaling(nnx.Module):
     """Brings the image side from stride 16 to stride 4, adding the encoder's finer features on the way."""

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from .layers import Buffer
 
-__all__ = ["RandomPositionEncoding", "sine_encoding_1d", "sine_encoding_2d"]
+__all__ = ["RandomPositionEncoding", "sine_encoding_1d", "sine_encoding_2d", "sine_encoding_of_cells"]
 
 
 class RandomPositionEncoding(nnx.Module):
@@ -42,14 +42,43 @@ def sine_encoding_2d(
 ) -> Float[Array, "{height} {width} {dim}"]:
     """DETR's normalised sine encoding: the first half of the channels codes y, the second x."""
 
-    def encode(n: int):
-        position = jnp.arange(1, n + 1, dtype=jnp.float32)
-        angle = (position / (n + 1e-6) * (2 * math.pi))[:, None] / _inverse_frequencies(dim // 2, temperature)
-        return jnp.stack([jnp.sin(angle[:, 0::2]), jnp.cos(angle[:, 1::2])], axis=-1).reshape(n, dim // 2)
+    def position(n: int):
+        return jnp.arange(1, n + 1, dtype=jnp.float32) / (n + 1e-6) * (2 * math.pi)
 
-    y = jnp.broadcast_to(encode(height)[:, None], (height, width, dim // 2))
-    x = jnp.broadcast_to(encode(width)[None, :], (height, width, dim // 2))
-    return jnp.concatenate([y, x], axis=-1)
+    return _sine_encoding(position(height), position(width), dim, temperature)
+
+
+def sine_encoding_of_cells(
+    height: int, width: int, dim: int, *, scale: float = 2 * math.pi, temperature: float = 10000.0
+) -> Float[Array, "{height} {width} {dim}"]:
+    """The same code at the centres of a map's cells: one place in the image has one code whatever the map's size.
+
+    Args:
+      height: rows of the map.
+      width: its columns.
+      dim: channels.
+      scale: the angle of the fastest sine, in radians, from one edge of the image to the other.
+      temperature: the slowest sine is slower by this factor.
+    """
+
+    def position(n: int):
+        return (jnp.arange(n, dtype=jnp.float32) + 0.5) / n * scale
+
+    return _sine_encoding(position(height), position(width), dim, temperature)
+
+
+def _sine_encoding(
+    y: Float[Array, " h"], x: Float[Array, " w"], dim: int, temperature: float
+) -> Float[Array, "h w {dim}"]:
+    """Codes of the grid of places `y` and `x`, which are angles of the fastest sine."""
+
+    def encode(position):
+        angle = position[:, None] / _inverse_frequencies(dim // 2, temperature)
+        return jnp.stack([jnp.sin(angle[:, 0::2]), jnp.cos(angle[:, 1::2])], axis=-1).reshape(len(position), dim // 2)
+
+    shape = (len(y), len(x), dim // 2)
+    rows, columns = jnp.broadcast_to(encode(y)[:, None], shape), jnp.broadcast_to(encode(x)[None, :], shape)
+    return jnp.concatenate([rows, columns], axis=-1)
 
 
 def sine_encoding_1d(

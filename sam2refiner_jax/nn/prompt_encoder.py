@@ -13,7 +13,17 @@ from ..config import SAM2Config
 from .layers import conv, gelu, layer_norm
 from .positional import RandomPositionEncoding
 
-__all__ = ["ABSENT", "NEGATIVE", "NOT_A_POINT", "POSITIVE", "BOX_END", "BOX_START", "PromptEncoder", "Prompts"]
+__all__ = [
+    "ABSENT",
+    "BOX_END",
+    "BOX_START",
+    "NEGATIVE",
+    "NOT_A_POINT",
+    "POSITIVE",
+    "MaskDownscaling",
+    "PromptEncoder",
+    "Prompts",
+]
 
 # Labels of the point slots. All but ABSENT are the official package's.
 ABSENT = -2  # the slot is empty: its token takes no part in attention
@@ -43,16 +53,30 @@ class Prompts:
 
 
 class MaskDownscaling(nnx.Module):
-    """Brings mask logits from stride 4 to the image embedding's stride 16 and width."""
+    """Brings maps from stride 4 to the image embedding's stride 16 and width.
 
-    def __init__(self, dim: int, *, hidden: int = 16, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.conv1 = conv(1, hidden // 4, 2, stride=2, dtype=dtype, rngs=rngs)
-        self.norm1 = layer_norm(hidden // 4, epsilon=1e-6, dtype=dtype, rngs=rngs)
-        self.conv2 = conv(hidden // 4, hidden, 2, stride=2, dtype=dtype, rngs=rngs)
-        self.norm2 = layer_norm(hidden, epsilon=1e-6, dtype=dtype, rngs=rngs)
-        self.conv3 = conv(hidden, dim, 1, dtype=dtype, rngs=rngs)
+    Args:
+      dim: channels of the result.
+      in_features: channels of the maps; 1 for mask logits.
+      hidden: channels at strides 8 and 16.
+    """
 
-    def __call__(self, masks: Float[Array, "b m m 1"]) -> Float[Array, "b h w c"]:
+    def __init__(
+        self,
+        dim: int,
+        *,
+        in_features: int = 1,
+        hidden: tuple[int, int] = (4, 16),
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        self.conv1 = conv(in_features, hidden[0], 2, stride=2, dtype=dtype, rngs=rngs)
+        self.norm1 = layer_norm(hidden[0], epsilon=1e-6, dtype=dtype, rngs=rngs)
+        self.conv2 = conv(hidden[0], hidden[1], 2, stride=2, dtype=dtype, rngs=rngs)
+        self.norm2 = layer_norm(hidden[1], epsilon=1e-6, dtype=dtype, rngs=rngs)
+        self.conv3 = conv(hidden[1], dim, 1, dtype=dtype, rngs=rngs)
+
+    def __call__(self, masks: Float[Array, "b m m k"]) -> Float[Array, "b h w c"]:
         x = gelu(self.norm1(self.conv1(masks)))
         x = gelu(self.norm2(self.conv2(x)))
         return self.conv3(x)

@@ -213,11 +213,11 @@ def test_padding_changes_no_result(small_predictor):
     prompts = read_prompts(np.array([[20.0, 30.0], [50.0, 40.0]]), [1, 0], [5, 5, 60, 50], None, **arguments)
     packed = pack_prompts([prompts], 32)
     index = np.zeros(1, np.int32)
-    clean = decode_prompts(predictor.model, predictor._features, index, packed)
+    clean = decode_prompts(predictor.model, predictor._photos, index, packed)
     garbage = np.where(packed.labels[..., None] == -2, np.float32(1e4), packed.points)
     soiled = decode_prompts(
         predictor.model,
-        predictor._features,
+        predictor._photos,
         index,
         dataclasses.replace(packed, points=garbage, mask=np.full_like(packed.mask, 7)),
     )
@@ -232,7 +232,7 @@ def test_padding_changes_no_result(small_predictor):
     )
     for a, b in zip(
         jax.tree.leaves(clean),
-        jax.tree.leaves(decode_prompts(predictor.model, predictor._features, index, wider)),
+        jax.tree.leaves(decode_prompts(predictor.model, predictor._photos, index, wider)),
         strict=True,
     ):
         np.testing.assert_allclose(a, b, atol=2e-6 * max(1, np.abs(a).max()))
