@@ -10,11 +10,13 @@ import pytest
 from flax import nnx
 
 from sam2refiner_jax import (
+    PRESETS,
     CheckpointError,
     SAM2ImagePredictor,
     SAM2RefinerConfig,
     build_model,
     load_model,
+    load_refiner,
     save_model,
     save_refiner,
 )
@@ -123,12 +125,10 @@ def test_checkpoints(model, wide_photo, tmp_path):
 
 def test_a_refiner_attaches_to_models_of_its_size_only(model, tmp_path):
     save_refiner(model, tmp_path / "refiner")
-    save_model(build_model("sam2_hiera_s", image_size=SIZE), tmp_path / "small")
-    assert load_model(tmp_path / "small", refiner=tmp_path / "refiner").refiner is not None
-    save_model(build_model("sam2.1_hiera_b+", image_size=SIZE), tmp_path / "base_plus")
+    assert load_refiner(tmp_path / "refiner", PRESETS["sam2_hiera_s"]).config == SAM2RefinerConfig()
     message = r"it needs stage_dims \(96, 192, 384, 768\), the model has \(112, 224, 448, 896\)"
     with pytest.raises(CheckpointError, match=message):
-        load_model(tmp_path / "base_plus", refiner=tmp_path / "refiner")
+        load_refiner(tmp_path / "refiner", PRESETS["sam2.1_hiera_b+"])
 
 
 def test_bad_refiner_checkpoints(model, tmp_path):
