@@ -41,6 +41,7 @@ def test_segment_shows_coarse_and_refined(folder, tmp_path, capsys):
     assert "side_by_side must be off without a refiner" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_track_writes_refined_masks(folder, tmp_path):
     arguments = ("track", folder / "clip", "--checkpoint", folder / "base", *CLICK, "--no-overlay", "--output")
     run(*arguments, tmp_path / "plain")
