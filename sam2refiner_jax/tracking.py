@@ -191,7 +191,7 @@ def encode_memory(
       model: the model.
       features: of the images.
       image: which image each object is in.
-      masks: logits at the model's input size (`upsample_masks`).
+      masks: logits at the model's input size (`input_size_masks`).
       object_score_logits: positive where the object is in the image.
       prompted: whether a user made the masks, in which case they are taken as what they show: 0 and 1.
     """

@@ -275,7 +275,7 @@ class SAM2VideoPredictor:
         order = self._processing_order(state, start_frame_idx, max_frame_num_to_track, reverse)
         ids, objects = state.obj_ids, list(state.objects.values())
         rows = bucket(len(objects))
-        bank, origins = None, self._origins(objects, rows, reverse)
+        bank, origins = None, jax.device_put(self._origins(objects, rows, reverse))
         for frame_idx, image in state.frames.ahead(order):
             active = np.array([frame_idx not in o.prompted for o in objects] + [False] * (rows - len(objects)))
             if active.any():
