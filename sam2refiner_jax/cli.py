@@ -16,29 +16,44 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs `sam2refiner ARGUMENTS`; exits with status 2 and one line of message on an error of use.
 
     Every command is a function found through the entry points of the group `sam2refiner_jax.commands`; its signature
-    and docstring are its command line.
+    and docstring are its command line. A command's name is one word or two.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     commands = {entry.name: entry for entry in importlib.metadata.entry_points(group=COMMANDS)}
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(_overview({name: entry.load() for name, entry in sorted(commands.items())}))
+        print(_overview(commands))
         return
-    name = arguments.pop(0)
+    words = 2 if " ".join(arguments[:2]) in commands else 1
+    name = " ".join(arguments[:words])
     if name not in commands:
         _fail(f"command must be one of {', '.join(sorted(commands))}, got {name!r}")
     import tyro
 
     _use_compilation_cache()
     try:
-        tyro.cli(commands[name].load(), prog=f"sam2refiner {name}", args=arguments)
+        tyro.cli(_load(commands[name]), prog=f"sam2refiner {name}", args=arguments[words:])
     except (ValueError, OSError) as error:
         _fail(str(error))
 
 
-def _overview(commands: dict[str, Callable]) -> str:
+def _load(command: importlib.metadata.EntryPoint) -> Callable:
+    try:
+        return command.load()
+    except ModuleNotFoundError as error:
+        package = command.module.split(".")[1]  # The packages that stand on the library are named as their extras.
+        raise ValueError(
+            f"{command.name} needs {error.name}, which is not installed; pip install 'sam2refiner_jax[{package}]'"
+        ) from error
+
+
+def _overview(commands: dict[str, importlib.metadata.EntryPoint]) -> str:
     lines = ["usage: sam2refiner COMMAND ...", "", "commands:"]
-    for name, command in commands.items():
-        lines.append(f"  {name:<9} {(inspect.getdoc(command) or '').splitlines()[0]}")
+    for name, command in sorted(commands.items()):
+        try:
+            purpose = (inspect.getdoc(_load(command)) or "").splitlines()[0]
+        except ValueError as error:
+            purpose = f"({error})"
+        lines.append(f"  {name:<13} {purpose}")
     return "\n".join([*lines, "", "`sam2refiner COMMAND --help` says more."])
 
 

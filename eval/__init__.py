@@ -1,0 +1,1 @@
+"""Evaluation: metrics, benchmarks of images and videos, reports."""

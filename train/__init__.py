@@ -1,0 +1,1 @@
+"""Training: data, prompts, losses, the step, the loop, and planning for pods."""

@@ -1,0 +1,1 @@
+"""Sources of images with masks, and the pipeline from them to batches."""
