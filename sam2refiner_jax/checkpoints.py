@@ -32,6 +32,7 @@ __all__ = [
     "save_model",
     "save_refiner",
     "save_weights",
+    "storage_dtype",
     "weight_shapes",
     "weights_of",
 ]
@@ -220,9 +221,15 @@ def _set_variables(module: nnx.Module, weights: Mapping[str, Any], dtype: DTypeL
     variables = _flat_variables(module)
     check_shapes({p: tuple(v.shape) for p, v in variables.items()}, {p: np.shape(w) for p, w in weights.items()})
     for path, variable in variables.items():
-        # Products and convolutions compute in `dtype` anyway; norms, embeddings and tokens stay float32.
-        stored = dtype if path.endswith((".kernel", ".bias")) and "norm" not in path else jnp.float32
-        variable.set_value(jnp.asarray(weights[path], dtype=stored))
+        variable.set_value(jnp.asarray(weights[path], dtype=storage_dtype(path, dtype)))
+
+
+def storage_dtype(path: str, dtype: DTypeLike) -> np.dtype:
+    """The type in which a model that computes in `dtype` stores the weight at `path`, unless it is to be trained.
+
+    Products and convolutions compute in `dtype` anyway; norms, embeddings and tokens stay float32.
+    """
+    return jnp.dtype(dtype if path.endswith((".kernel", ".bias")) and "norm" not in path else jnp.float32)
 
 
 def check_shapes(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:
