@@ -12,7 +12,8 @@ from jaxtyping import Array, Float
 from .config import SAM2Config
 from .features import ImageFeatures
 from .nn.fpn import ImageEncoder
-from .nn.layers import MLP, conv
+from .nn.initializers import truncated_normal
+from .nn.layers import MLP, conv, linear
 from .nn.mask_decoder import DecoderOutput, MaskDecoder
 from .nn.memory_attention import MemoryAttention
 from .nn.memory_encoder import MemoryEncoder
@@ -47,7 +48,7 @@ class SAM2(nnx.Module):
         self.memory_encoder = MemoryEncoder(config, dtype=dtype, rngs=rngs)
         self.mask_downsample = conv(1, 1, 4, stride=4, dtype=dtype, rngs=rngs)
         self.obj_ptr_proj = MLP((dim, dim, dim, dim), dtype=dtype, rngs=rngs)
-        init = nnx.initializers.truncated_normal(0.02)
+        init = truncated_normal(0.02)
         self.maskmem_tpos_enc = nnx.Param(init(rngs.params(), (config.num_maskmem, 1, 1, config.memory_dim)))
         self.no_mem_embed = nnx.Param(init(rngs.params(), (1, 1, dim)))
         self.no_mem_pos_enc = nnx.Param(init(rngs.params(), (1, 1, dim)))
@@ -55,7 +56,7 @@ class SAM2(nnx.Module):
         if config.no_obj_embed_spatial:
             self.no_obj_embed_spatial = nnx.Param(init(rngs.params(), (1, config.memory_dim)))
         if config.obj_ptr_temporal_encoding:
-            self.obj_ptr_tpos_proj = nnx.Linear(dim, config.memory_dim, dtype=dtype, rngs=rngs)
+            self.obj_ptr_tpos_proj = linear(dim, config.memory_dim, dtype=dtype, rngs=rngs)
         self.refiner = nnx.data(refiner)
 
     def with_refiner(self, refiner: Refiner | None) -> "SAM2":

@@ -8,6 +8,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from .layers import linear
+
 __all__ = ["Attention", "dot_product_attention"]
 
 
@@ -114,10 +116,10 @@ class Attention(nnx.Module):
         if inner % num_heads:
             raise ValueError(f"num_heads must divide the inner channels {inner}, got {num_heads}")
         kv_dim = dim if kv_dim is None else kv_dim
-        self.q_proj = nnx.Linear(dim, inner, dtype=dtype, rngs=rngs)
-        self.k_proj = nnx.Linear(kv_dim, inner, dtype=dtype, rngs=rngs)
-        self.v_proj = nnx.Linear(kv_dim, inner, dtype=dtype, rngs=rngs)
-        self.out_proj = nnx.Linear(inner, dim, dtype=dtype, rngs=rngs)
+        self.q_proj = linear(dim, inner, dtype=dtype, rngs=rngs)
+        self.k_proj = linear(kv_dim, inner, dtype=dtype, rngs=rngs)
+        self.v_proj = linear(kv_dim, inner, dtype=dtype, rngs=rngs)
+        self.out_proj = linear(inner, dim, dtype=dtype, rngs=rngs)
 
     def split_heads(self, x: Float[Array, "b n c"]) -> Float[Array, "b n h d"]:
         return x.reshape(*x.shape[:2], self.num_heads, -1)

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from ..config import HieraConfig
 from .attention import dot_product_attention
-from .layers import MLP, conv, gelu, layer_norm
+from .layers import MLP, conv, gelu, layer_norm, linear
 from .resize import resize_bicubic
 
 __all__ = ["Hiera", "MultiScaleBlock"]
@@ -42,8 +42,8 @@ class MultiScaleAttention(nnx.Module):
     def __init__(self, dim: int, dim_out: int, num_heads: int, *, pool: bool, dtype: DTypeLike, rngs: nnx.Rngs):
         self.num_heads = num_heads
         self.pool = pool
-        self.qkv = nnx.Linear(dim, 3 * dim_out, dtype=dtype, rngs=rngs)
-        self.proj = nnx.Linear(dim_out, dim_out, dtype=dtype, rngs=rngs)
+        self.qkv = linear(dim, 3 * dim_out, dtype=dtype, rngs=rngs)
+        self.proj = linear(dim_out, dim_out, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c2"]:
         b = x.shape[0]
@@ -68,7 +68,7 @@ class MultiScaleBlock(nnx.Module):
         self.attn = MultiScaleAttention(dim, dim_out, num_heads, pool=pool, dtype=dtype, rngs=rngs)
         self.norm2 = layer_norm(dim_out, epsilon=1e-6, dtype=dtype, rngs=rngs)
         self.mlp = MLP((dim_out, 4 * dim_out, dim_out), activation=gelu, dtype=dtype, rngs=rngs)
-        self.proj = nnx.Linear(dim, dim_out, dtype=dtype, rngs=rngs) if dim != dim_out else None
+        self.proj = linear(dim, dim_out, dtype=dtype, rngs=rngs) if dim != dim_out else None
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c2"]:
         shortcut, x = x, self.norm1(x)

@@ -9,7 +9,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-__all__ = ["Buffer", "MLP", "UpConv2x2", "conv", "gelu", "layer_norm"]
+from .initializers import lecun_normal, normal
+
+__all__ = ["Buffer", "MLP", "UpConv2x2", "conv", "embedding", "gelu", "layer_norm", "linear"]
 
 
 class Buffer(nnx.Variable):
@@ -27,6 +29,16 @@ def layer_norm(dim: int, *, epsilon: float, dtype: DTypeLike, rngs: nnx.Rngs) ->
     The two-pass variance is what makes it agree with PyTorch to the last digits.
     """
     return nnx.LayerNorm(dim, epsilon=epsilon, dtype=dtype, use_fast_variance=False, rngs=rngs)
+
+
+def linear(in_features: int, out_features: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Linear:
+    """A linear layer over the last axis."""
+    return nnx.Linear(in_features, out_features, kernel_init=lecun_normal(), dtype=dtype, rngs=rngs)
+
+
+def embedding(count: int, dim: int, *, rngs: nnx.Rngs) -> nnx.Embed:
+    """Learned vectors of about unit length."""
+    return nnx.Embed(count, dim, embedding_init=normal(dim**-0.5), rngs=rngs)
 
 
 def conv(
@@ -52,6 +64,7 @@ def conv(
         padding=[(vertical, vertical), (horizontal, horizontal)],
         feature_group_count=groups,
         use_bias=use_bias,
+        kernel_init=lecun_normal(),
         dtype=dtype,
         rngs=rngs,
     )
@@ -65,8 +78,7 @@ class UpConv2x2(nnx.Module):
 
     def __init__(self, in_features: int, out_features: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.dtype = dtype
-        init = nnx.initializers.lecun_normal(in_axis=2, out_axis=3)
-        self.kernel = nnx.Param(init(rngs.params(), (2, 2, in_features, out_features), jnp.float32))
+        self.kernel = nnx.Param(lecun_normal()(rngs.params(), (2, 2, in_features, out_features), jnp.float32))
         self.bias = nnx.Param(jnp.zeros(out_features))
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c2"]:
@@ -93,7 +105,7 @@ class MLP(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.activation = activation
-        self.layers = nnx.List(nnx.Linear(n, k, dtype=dtype, rngs=rngs) for n, k in itertools.pairwise(features))
+        self.layers = nnx.List(linear(n, k, dtype=dtype, rngs=rngs) for n, k in itertools.pairwise(features))
 
     def __call__(self, x: Float[Array, "*batch c_in"]) -> Float[Array, "*batch c_out"]:
         for layer in self.layers[:-1]:

@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from ..config import SAM2Config
-from .layers import MLP, UpConv2x2, conv, gelu, layer_norm
+from .layers import MLP, UpConv2x2, conv, embedding, gelu, layer_norm
 from .two_way_transformer import TwoWayTransformer
 
 __all__ = ["DecoderOutput", "MaskDecoder", "NUM_MASK_TOKENS", "select_single_mask", "stability_score"]
@@ -70,9 +70,9 @@ class MaskDecoder(nnx.Module):
         dim = config.hidden_dim
         self.dtype = dtype
         self.transformer = TwoWayTransformer(dim, dtype=dtype, rngs=rngs)
-        self.obj_score_token = nnx.Embed(1, dim, rngs=rngs)
-        self.iou_token = nnx.Embed(1, dim, rngs=rngs)
-        self.mask_tokens = nnx.Embed(NUM_MASK_TOKENS, dim, rngs=rngs)
+        self.obj_score_token = embedding(1, dim, rngs=rngs)
+        self.iou_token = embedding(1, dim, rngs=rngs)
+        self.mask_tokens = embedding(NUM_MASK_TOKENS, dim, rngs=rngs)
         self.conv_s0 = conv(dim, dim // 8, 1, dtype=dtype, rngs=rngs)
         self.conv_s1 = conv(dim, dim // 4, 1, dtype=dtype, rngs=rngs)
         self.output_upscaling = OutputUpscaling(dim, dtype=dtype, rngs=rngs)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from ..config import SAM2Config
 from .attention import dot_product_attention
-from .layers import layer_norm
+from .layers import layer_norm, linear
 
 __all__ = ["Memory", "MemoryAttention", "RoPECrossAttention", "RoPESelfAttention", "axial_rotations", "rotate"]
 
@@ -46,10 +46,10 @@ class OneHeadAttention(nnx.Module):
 
     def __init__(self, dim: int, *, kv_dim: int | None = None, dtype: DTypeLike, rngs: nnx.Rngs):
         kv_dim = dim if kv_dim is None else kv_dim
-        self.q_proj = nnx.Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.k_proj = nnx.Linear(kv_dim, dim, dtype=dtype, rngs=rngs)
-        self.v_proj = nnx.Linear(kv_dim, dim, dtype=dtype, rngs=rngs)
-        self.out_proj = nnx.Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.q_proj = linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.k_proj = linear(kv_dim, dim, dtype=dtype, rngs=rngs)
+        self.v_proj = linear(kv_dim, dim, dtype=dtype, rngs=rngs)
+        self.out_proj = linear(dim, dim, dtype=dtype, rngs=rngs)
 
 
 class RoPESelfAttention(OneHeadAttention):
@@ -163,8 +163,8 @@ class MemoryAttentionLayer(nnx.Module):
     def __init__(self, dim: int, memory_dim: int, *, mlp_dim: int = 2048, dtype: DTypeLike, rngs: nnx.Rngs):
         self.self_attn = RoPESelfAttention(dim, dtype=dtype, rngs=rngs)
         self.cross_attn_image = RoPECrossAttention(dim, kv_dim=memory_dim, dtype=dtype, rngs=rngs)
-        self.linear1 = nnx.Linear(dim, mlp_dim, dtype=dtype, rngs=rngs)
-        self.linear2 = nnx.Linear(mlp_dim, dim, dtype=dtype, rngs=rngs)
+        self.linear1 = linear(dim, mlp_dim, dtype=dtype, rngs=rngs)
+        self.linear2 = linear(mlp_dim, dim, dtype=dtype, rngs=rngs)
         self.norm1 = layer_norm(dim, epsilon=1e-5, dtype=dtype, rngs=rngs)
         self.norm2 = layer_norm(dim, epsilon=1e-5, dtype=dtype, rngs=rngs)
         self.norm3 = layer_norm(dim, epsilon=1e-5, dtype=dtype, rngs=rngs)

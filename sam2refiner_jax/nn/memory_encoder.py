@@ -8,7 +8,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ..config import SAM2Config
-from .layers import conv, gelu, layer_norm
+from .initializers import lecun_normal
+from .layers import conv, gelu, layer_norm, linear
 
 __all__ = ["MemoryEncoder"]
 
@@ -40,8 +41,7 @@ class DepthwiseConv(nnx.Module):
 
     def __init__(self, dim: int, kernel_size: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.dtype = dtype
-        init = nnx.initializers.lecun_normal()
-        self.kernel = nnx.Param(init(rngs.params(), (kernel_size, kernel_size, 1, dim), jnp.float32))
+        self.kernel = nnx.Param(lecun_normal()(rngs.params(), (kernel_size, kernel_size, 1, dim), jnp.float32))
         self.bias = nnx.Param(jnp.zeros(dim))
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
@@ -61,8 +61,8 @@ class CXBlock(nnx.Module):
     def __init__(self, dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.dwconv = DepthwiseConv(dim, 7, dtype=dtype, rngs=rngs)
         self.norm = layer_norm(dim, epsilon=1e-6, dtype=dtype, rngs=rngs)
-        self.pwconv1 = nnx.Linear(dim, 4 * dim, dtype=dtype, rngs=rngs)
-        self.pwconv2 = nnx.Linear(4 * dim, dim, dtype=dtype, rngs=rngs)
+        self.pwconv1 = linear(dim, 4 * dim, dtype=dtype, rngs=rngs)
+        self.pwconv2 = linear(4 * dim, dim, dtype=dtype, rngs=rngs)
         self.gamma = nnx.Param(jnp.full(dim, 1e-6))
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:

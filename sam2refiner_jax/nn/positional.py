@@ -7,6 +7,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from .initializers import normal
 from .layers import Buffer
 
 __all__ = ["RandomPositionEncoding", "sine_encoding_1d", "sine_encoding_2d", "sine_encoding_of_cells"]
@@ -16,7 +17,7 @@ class RandomPositionEncoding(nnx.Module):
     """Random Fourier features of a place in the image (https://arxiv.org/abs/2006.10739)."""
 
     def __init__(self, dim: int, *, rngs: nnx.Rngs):
-        self.positional_encoding_gaussian_matrix = Buffer(nnx.initializers.normal(1.0)(rngs.params(), (2, dim // 2)))
+        self.positional_encoding_gaussian_matrix = Buffer(normal(1.0)(rngs.params(), (2, dim // 2)))
 
     def __call__(self, xy: Float[Array | np.ndarray, "*batch 2"]) -> Float[Array, "*batch c"]:
         """The code of places `xy`, each coordinate in [0, 1] of the image's width and height."""

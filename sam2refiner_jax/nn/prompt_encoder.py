@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from ..config import SAM2Config
-from .layers import conv, gelu, layer_norm
+from .layers import conv, embedding, gelu, layer_norm
 from .positional import RandomPositionEncoding
 
 __all__ = [
@@ -91,10 +91,10 @@ class PromptEncoder(nnx.Module):
         self.embedding_size = config.embedding_size
         self.dtype = dtype
         self.pe_layer = RandomPositionEncoding(dim, rngs=rngs)
-        self.point_embeddings = nnx.List(nnx.Embed(1, dim, rngs=rngs) for _ in range(4))
-        self.not_a_point_embed = nnx.Embed(1, dim, rngs=rngs)
+        self.point_embeddings = nnx.List(embedding(1, dim, rngs=rngs) for _ in range(4))
+        self.not_a_point_embed = embedding(1, dim, rngs=rngs)
         self.mask_downscaling = MaskDownscaling(dim, dtype=dtype, rngs=rngs)
-        self.no_mask_embed = nnx.Embed(1, dim, rngs=rngs)
+        self.no_mask_embed = embedding(1, dim, rngs=rngs)
 
     def image_encoding(self) -> Float[Array, "h w c"]:
         """The positional encoding of the image embedding's pixels."""
