@@ -1,0 +1,137 @@
+"""From a sample of any size to the model's square input: squeezed whole, or mirrored and jittered in scale."""
+
+import dataclasses
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from .pictures import OBJECT
+from .sources import Sample
+
+__all__ = ["AugmentConfig", "augment", "resize", "squeeze"]
+
+# What is beside an image that is smaller than the input, as in HQ-SAM.
+PADDING = 128
+# A jittered object must keep this many pixels of a 1024-pixel input, or another jitter is drawn, so many times at most.
+OBJECT_PIXELS = 64
+ATTEMPTS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """What happens to images at random.
+
+    Attributes:
+      flip: mirror half of them.
+      jitter: range of the scale of large-scale jitter: the image's longer side becomes this many times the input's
+        side; what is larger than the input is cropped, what is smaller is padded. None squeezes images whole into the
+        input, as the predictor does.
+    """
+
+    flip: bool = True
+    jitter: tuple[float, float] | None = (0.1, 2.0)
+
+    def __post_init__(self):
+        if self.jitter is not None and not 0 < self.jitter[0] <= self.jitter[1]:
+            raise ValueError(f"jitter must be a range of positive scales, got {self.jitter}")
+
+
+class Window(NamedTuple):
+    """A part of an image, in whole pixels of it, and the size it is resized to."""
+
+    y: int
+    x: int
+    height: int
+    width: int
+    new_height: int
+    new_width: int
+
+
+def squeeze(sample: Sample, size: int) -> Sample:
+    """The sample squeezed to size x size, its sides' proportion ignored, as the predictor does.
+
+    An object too thin for the new pixels still has those that it touches.
+    """
+    mask = resize(sample["mask"], size, size)
+    if mask.max() < OBJECT:
+        y, x = np.nonzero(sample["mask"] >= OBJECT)
+        height, width = sample["mask"].shape
+        mask = mask.copy()
+        mask[y * size // height, x * size // width] = 255
+    return {"image": resize(sample["image"], size, size), "mask": mask}
+
+
+def augment(sample: Sample, size: int, config: AugmentConfig, rng: np.random.Generator) -> Sample:
+    """The sample at size x size, mirrored and jittered at random; image and mask alike.
+
+    An image whose object no jitter keeps is squeezed instead, so that every result has an object.
+
+    Args:
+      sample: the sample.
+      size: side of the result.
+      config: what may happen.
+      rng: the only source of randomness.
+    """
+    flip = config.flip and rng.random() < 0.5
+    result = _jitter(sample, size, config.jitter, rng) if config.jitter else None
+    result = result or squeeze(sample, size)
+    if flip:
+        return {"image": cv2.flip(result["image"], 1), "mask": cv2.flip(result["mask"], 1)}
+    return result
+
+
+def resize(picture: UInt8[np.ndarray, "h w *c"], height: int, width: int) -> UInt8[np.ndarray, "{height} {width} *c"]:
+    """The picture resized with the antialiased bilinear filter of `preprocess_image`, to within rounding."""
+    if height >= picture.shape[0] and width >= picture.shape[1]:  # Nothing to antialias; OpenCV is ten times faster.
+        return cv2.resize(np.ascontiguousarray(picture), (width, height), interpolation=cv2.INTER_LINEAR)
+    # The gap: a picture that shrinks much is first reduced by a whole factor, which is faster and hardly differs.
+    shrunk = Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
+    return np.asarray(shrunk)
+
+
+def _jitter(sample: Sample, size: int, scales: tuple[float, float], rng: np.random.Generator) -> Sample | None:
+    """Large-scale jitter as HQ-SAM has it, or None if the object is lost in every attempt.
+
+    Source: https://github.com/SysCV/sam-hq, train/utils/dataloader.py, LargeScaleJitter. There, images are scaled and
+    then cropped; here, the part that will be seen is cut out before it is scaled.
+    """
+    height, width = sample["mask"].shape
+    enough = max(1.0, OBJECT_PIXELS * (size / 1024) ** 2)
+    for _ in range(ATTEMPTS):
+        window = _draw_window(height, width, size, rng.uniform(*scales), rng)
+        mask = _paste(_part(sample["mask"], window), size, 0)
+        if np.count_nonzero(mask >= OBJECT) >= enough:
+            return {"image": _paste(_part(sample["image"], window), size, PADDING), "mask": mask}
+    return None
+
+
+def _draw_window(height: int, width: int, size: int, scale: float, rng: np.random.Generator) -> Window:
+    """The window that fills the input with an image scaled so that its longer side is `scale` times the input's."""
+    zoom = scale * size / max(height, width)
+
+    def along(side: int) -> tuple[int, int, int]:
+        if side * zoom <= size:
+            return 0, side, max(1, round(side * zoom))
+        part = max(1, round(size / zoom))
+        return int(rng.integers(0, side - part + 1)), part, size
+
+    y, part_height, new_height = along(height)
+    x, part_width, new_width = along(width)
+    return Window(y, x, part_height, part_width, new_height, new_width)
+
+
+def _part(picture: UInt8[np.ndarray, "h w *c"], window: Window) -> UInt8[np.ndarray, "..."]:
+    part = picture[window.y : window.y + window.height, window.x : window.x + window.width]
+    return resize(part, window.new_height, window.new_width)
+
+
+def _paste(picture: UInt8[np.ndarray, "h w *c"], size: int, padding: int) -> UInt8[np.ndarray, "..."]:
+    """The picture in the upper left corner of a square."""
+    if picture.shape[:2] == (size, size):
+        return picture
+    square = np.full((size, size, *picture.shape[2:]), padding, np.uint8)
+    square[: picture.shape[0], : picture.shape[1]] = picture
+    return square

@@ -1,0 +1,169 @@
+"""From sources to batches: shuffled, mixed, augmented, shared by processes, and resumed anywhere."""
+
+import functools
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import grain
+import numpy as np
+from absl import flags
+from jaxtyping import UInt8
+
+from .augment import AugmentConfig, augment, squeeze
+from .sources import Sample, Source
+
+__all__ = ["BatchIterator", "make_batches"]
+
+# Batches that are read ahead.
+READ_AHEAD = 2
+
+
+def make_batches(
+    sources: Sequence[tuple[Source, float]],
+    *,
+    image_size: int,
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    augment: AugmentConfig | None,
+    workers: int = 0,
+) -> "BatchIterator":
+    """This process's part of an endless stream of batches.
+
+    Sources are mixed by weight in a fixed pattern. Each is shuffled anew for every pass through it. What a sample
+    becomes depends on the seed and its place in the stream alone, so that the processes' parts together, in order, are
+    the same global batches however many processes and workers there are.
+
+    Args:
+      sources: each with its weight, which need not add up to anything.
+      image_size: side of the images and masks in pixels.
+      batch_size: images in a global batch, of all processes together.
+      seed: from 0 to 2**32 - 1.
+      process_index: this process's number, from 0.
+      process_count: the processes that share each batch.
+      augment: what happens to images at random; None squeezes them whole, and mirrors none.
+      workers: processes that read and augment; 0 does it in threads of this one.
+
+    Raises:
+      ValueError: if there is no source, one is empty, a weight is not positive, a number is out of range, or the
+        processes do not divide the batch.
+    """
+    _check_sources(sources)
+    if image_size < 1 or batch_size < 1 or workers < 0:
+        raise ValueError(
+            f"image_size and batch_size must be positive and workers not negative, "
+            f"got {image_size}, {batch_size} and {workers}"
+        )
+    if not 0 <= process_index < process_count or batch_size % process_count:
+        raise ValueError(
+            f"batch_size must be a multiple of process_count, and process_index below it; "
+            f"got {batch_size}, {process_count} and {process_index}"
+        )
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be from 0 to 2**32 - 1, got {seed}")
+    seeds = [int(word) for word in np.random.SeedSequence(seed).generate_state(len(sources) + 1)]
+    streams = [
+        grain.MapDataset.source(source).shuffle(seed=one).repeat()
+        for (source, _), one in zip(sources, seeds, strict=False)
+    ]
+    mixed = grain.MapDataset.mix(streams, [weight for _, weight in sources]) if sources[1:] else streams[0]
+    if augment is None:
+        samples = mixed.map(functools.partial(squeeze, size=image_size))
+    else:
+        samples = mixed.random_map(_Augment(image_size, augment), seed=seeds[-1])
+    local = batch_size // process_count
+    return BatchIterator(_Share(samples, local, process_index, process_count), local, workers)
+
+
+class BatchIterator(grain.DatasetIterator):
+    """Batches of a stream of samples: {"image": uint8 (b, s, s, 3), "mask": uint8 (b, s, s)}, without end.
+
+    Its state is the number of the next batch, which means the same for any number of processes and workers. A sample
+    that cannot be read raises the ValueError of its source, which names the file: none is skipped. Close it to end its
+    workers.
+    """
+
+    def __init__(self, samples: grain.MapDataset, batch_size: int, workers: int):
+        super().__init__()
+        self._samples = samples
+        self._batch_size = batch_size
+        self._workers = workers
+        self._next_batch = 0
+        self._batches = self._batches_from(0)
+
+    def _batches_from(self, start: int) -> grain.DatasetIterator:
+        samples = self._samples.slice(slice(start * self._batch_size, None))
+        ahead = READ_AHEAD * self._batch_size
+        if self._workers:
+            if not flags.FLAGS.is_parsed():  # Grain asks for flags of its own, which nobody else has parsed.
+                flags.FLAGS.mark_as_parsed()
+            each = -(-ahead // self._workers)
+            dataset = samples.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)).mp_prefetch(
+                grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=each)
+            )
+        else:
+            threads = os.cpu_count() or 1
+            dataset = samples.to_iter_dataset(grain.ReadOptions(threads, max(ahead, threads)))
+        return iter(dataset.batch(self._batch_size))
+
+    def __next__(self) -> dict[str, UInt8[np.ndarray, "b s s *c"]]:
+        batch = next(self._batches)
+        self._next_batch += 1
+        return batch
+
+    def get_state(self) -> dict[str, Any]:
+        return {"next_batch": self._next_batch}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._batches.close()
+        self._next_batch = state["next_batch"]
+        self._batches = self._batches_from(self._next_batch)
+
+    def start_prefetch(self) -> None:
+        self._batches.start_prefetch()
+
+    def close(self) -> None:
+        super().close()
+        self._batches.close()
+
+
+class _Augment:
+    """`augment`, its sizes bound, as grain calls it in workers too."""
+
+    def __init__(self, size: int, config: AugmentConfig):
+        self._size = size
+        self._config = config
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        return augment(sample, self._size, self._config, rng)
+
+
+class _Share(grain.MapDataset):
+    """One process's part of a stream: its `count` samples of every global batch."""
+
+    def __init__(self, parent: grain.MapDataset, count: int, process_index: int, process_count: int):
+        super().__init__(parent)
+        self._count = count
+        self._process_index = process_index
+        self._process_count = process_count
+
+    def __len__(self) -> int:
+        return len(self._parent) // self._process_count
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return self.slice(index)
+        batch, place = divmod(index, self._count)
+        return self._parent[(batch * self._process_count + self._process_index) * self._count + place]
+
+
+def _check_sources(sources: Sequence[tuple[Source, float]]) -> None:
+    if not sources:
+        raise ValueError("sources must hold at least one source, got none")
+    for number, (source, weight) in enumerate(sources):
+        if len(source) == 0:
+            raise ValueError(f"every source must hold at least one sample; source {number} holds none")
+        if not weight > 0:
+            raise ValueError(f"weights must be positive, got {weight} for source {number}")
