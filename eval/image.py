@@ -1,0 +1,239 @@
+"""The image benchmark: boxes, random points and interactive clicks, with runs that go on where they were."""
+
+import collections
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+from tqdm import tqdm
+
+from .benchmarks import Benchmark
+from .clicks import Click, next_click, number_of_clicks
+from .metrics import boundary_iou, iou, truth_of
+from .prompts import CLICKS, Prompt, point_count, prompt_from_truth
+from .run_folder import Record, RunFolder
+from .segmenters import Segmenter
+
+__all__ = ["MAX_CLICKS", "NOC_TARGETS", "Clock", "ImageSettings", "Item", "LeftOut", "evaluate_images"]
+
+# The usual targets of IoU for the number of clicks, in percent, and the usual limit.
+NOC_TARGETS = (85, 90)
+MAX_CLICKS = 20
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSettings:
+    """How to evaluate.
+
+    Attributes:
+      prompts: kinds of prompts: "box", "points-N", "clicks".
+      seed: of the random points.
+      limit: evaluate only the first so many items of each set; all if None.
+    """
+
+    prompts: tuple[str, ...] = ("box",)
+    seed: int = 0
+    limit: int | None = None
+
+    def __post_init__(self):
+        if not self.prompts:
+            raise ValueError("prompts must name at least one kind of prompt")
+        for kind in self.prompts:
+            point_count(kind)
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be at least 1, got {self.limit}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One object in one photo."""
+
+    benchmark: Benchmark
+    index: int
+    photo: UInt8[np.ndarray, "h w 3"]
+    truth: Bool[np.ndarray, "h w"]
+
+    @property
+    def name(self) -> str:
+        return self.benchmark.source.name_of(self.index)
+
+
+@dataclasses.dataclass(frozen=True)
+class LeftOut:
+    """An item that cannot be evaluated, and why."""
+
+    benchmark: str
+    name: str
+    reason: str
+
+
+class Clock:
+    """How many seconds each part of a run took."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = collections.defaultdict(float)
+
+    def time(self, part: str, call: Callable[..., T], *args: Any) -> T:
+        """The result of the call, its time added to that of the part."""
+        start = time.perf_counter()
+        try:
+            return call(*args)
+        finally:
+            self.seconds[part] += time.perf_counter() - start
+
+    def metrics_share(self) -> float:
+        """The metrics' share of the time of model and metrics."""
+        return self.seconds["metrics"] / max(self.seconds["metrics"] + self.seconds["model"], 1e-9)
+
+
+def evaluate_images(
+    segmenter: Segmenter, benchmarks: Sequence[Benchmark], settings: ImageSettings, run: RunFolder, clock: Clock
+) -> list[LeftOut]:
+    """Evaluates every item of every set that `run` has no record of, and adds the records.
+
+    Consecutive items of one photo share its encoding. A record has the IoU and Boundary IoU of each kind of prompt and
+    mask, or, of clicks, the IoU after each.
+
+    Returns:
+      The items that could not be evaluated: those that cannot be read, and those whose truth is empty, of which no
+      prompt can be drawn. They are tried again when the run goes on.
+    """
+    done = {(record["benchmark"], record["index"]) for record in run.records}
+    left_out: list[LeftOut] = []
+    for benchmark in benchmarks:
+        count = min(len(benchmark.source), settings.limit or len(benchmark.source))
+        indices = [index for index in range(count) if (benchmark.name, index) not in done]
+        items = _read(benchmark, indices, left_out)
+        with tqdm(total=count, initial=count - len(indices), desc=benchmark.name, unit="item") as progress:
+            for photos in _ahead(_batches(items, segmenter.batch_size)):
+                records = _evaluate(segmenter, photos, settings, clock)
+                run.append(records)
+                progress.update(len(records))
+    return left_out
+
+
+def _read(benchmark: Benchmark, indices: Sequence[int], left_out: list[LeftOut]) -> Iterator[Item]:
+    for index in indices:
+        name = benchmark.source.name_of(index)
+        try:
+            sample = benchmark.source[index]
+        except ValueError as error:
+            left_out.append(LeftOut(benchmark.name, name, str(error)))
+            continue
+        truth = truth_of(sample["mask"])
+        if truth.any():
+            yield Item(benchmark, index, sample["image"], truth)
+        else:
+            left_out.append(LeftOut(benchmark.name, name, "the truth is empty"))
+
+
+def _batches(items: Iterator[Item], size: int) -> Iterator[list[list[Item]]]:
+    """Batches of photos, each a list of its consecutive items."""
+    photos: list[list[Item]] = []
+    for item in items:
+        if photos and np.array_equal(photos[-1][0].photo, item.photo):
+            photos[-1].append(item)
+            continue
+        if len(photos) == size:
+            yield photos
+            photos = []
+        photos.append([item])
+    if photos:
+        yield photos
+
+
+def _ahead(values: Iterator[T]) -> Iterator[T]:
+    """The same, each read while the one before is worked on."""
+    with ThreadPoolExecutor(1) as thread:
+        pending = thread.submit(next, values, None)
+        while (value := pending.result()) is not None:
+            pending = thread.submit(next, values, None)
+            yield value
+
+
+def _evaluate(
+    segmenter: Segmenter, photos: Sequence[Sequence[Item]], settings: ImageSettings, clock: Clock
+) -> list[Record]:
+    encoded = clock.time("model", segmenter.encode, [items[0].photo for items in photos])
+    records = []
+    for turn in range(max(map(len, photos))):
+        row = [items[turn] if turn < len(items) else None for items in photos]
+        results: list[list[Record]] = [[] for _ in row]
+        for prompt in settings.prompts:
+            for kind in segmenter.kinds:
+                if prompt == CLICKS:
+                    scores = _click(segmenter, encoded, row, kind, clock)
+                else:
+                    scores = _prompt_once(segmenter, encoded, row, kind, prompt, settings.seed, clock)
+                for item, found, score in zip(row, results, scores, strict=True):
+                    if item is not None:
+                        found.append({"prompt": prompt, "mask": kind, **score})
+        records += [_record(item, found) for item, found in zip(row, results, strict=True) if item is not None]
+    return records
+
+
+def _record(item: Item, results: list[Record]) -> Record:
+    height, width = item.truth.shape
+    return {
+        "benchmark": item.benchmark.name,
+        "index": item.index,
+        "name": item.name,
+        "group": item.benchmark.group_of(item.index),
+        "height": height,
+        "width": width,
+        "results": results,
+    }
+
+
+def _prompt_once(
+    segmenter: Segmenter, encoded: Any, row: Sequence[Item | None], kind: str, prompt: str, seed: int, clock: Clock
+) -> list[Record]:
+    prompts = [None if item is None else prompt_from_truth(prompt, item.truth, item.name, seed) for item in row]
+    answers = clock.time("model", segmenter.segment, encoded, prompts, kind)
+    scores: list[Record] = []
+    for item, answer in zip(row, answers, strict=True):
+        if item is None or answer is None:
+            scores.append({})
+            continue
+        scores.append(
+            {
+                "iou": clock.time("metrics", iou, answer.mask, item.truth),
+                "boundary_iou": clock.time("metrics", boundary_iou, answer.mask, item.truth),
+            }
+        )
+    return scores
+
+
+def _click(segmenter: Segmenter, encoded: Any, row: Sequence[Item | None], kind: str, clock: Clock) -> list[Record]:
+    """Clicks on every object until its mask is good enough; each click is given the mask of those before."""
+    ious: list[list[float]] = [[] for _ in row]
+    clicks: list[tuple[Click, ...]] = [() for _ in row]
+    answers: list[Any] = [None for _ in row]
+    goal = max(NOC_TARGETS) / 100
+    for _ in range(MAX_CLICKS):
+        active = [item is not None and max(found, default=0.0) < goal for item, found in zip(row, ious, strict=True)]
+        if not any(active):
+            break
+        for i, item in enumerate(row):
+            if active[i] and item is not None:
+                mask = np.zeros_like(item.truth) if answers[i] is None else answers[i].mask
+                clicks[i] += (clock.time("metrics", next_click, mask, item.truth, clicks[i]),)
+        prompts = [
+            Prompt(points=tuple(made), logits=None if answer is None else answer.logits) if is_active else None
+            for made, answer, is_active in zip(clicks, answers, active, strict=True)
+        ]
+        for i, answer in enumerate(clock.time("model", segmenter.segment, encoded, prompts, kind)):
+            item = row[i]
+            if answer is not None and item is not None:
+                answers[i] = answer
+                ious[i].append(clock.time("metrics", iou, answer.mask, item.truth))
+    return [
+        {"ious": found, **{f"noc{t}": number_of_clicks(found, t / 100, MAX_CLICKS) for t in NOC_TARGETS}}
+        for found in ious
+    ]

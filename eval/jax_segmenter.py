@@ -1,0 +1,157 @@
+"""Our models as segmenters: batched, and sharded over the devices."""
+
+import functools
+import zlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, UInt8
+
+from ..image_predictor import LOGIT_LIMIT, Masks, PhotoFeatures, RefinedMasks, decode_prompts, encode_photos
+from ..image_predictor import refine_prompts as refine_batch
+from ..nn.prompt_encoder import Prompts
+from ..postprocess import resize_masks
+from ..preprocess import preprocess_image
+from ..prompts import ObjectPrompts, pack_prompts, read_prompts
+from ..sam2 import SAM2
+from .prompts import Prompt
+from .segmenters import Answer
+
+__all__ = ["COARSE", "REFINED", "JaxSegmenter", "weights_checksum"]
+
+COARSE, REFINED = "coarse", "refined"
+PHOTOS = PartitionSpec("photos")
+EVERYWHERE = PartitionSpec()
+
+
+class Encoded(NamedTuple):
+    """The features of a batch of photos, on the devices, and the photos' heights and widths."""
+
+    features: PhotoFeatures
+    sizes: list[tuple[int, int]]
+
+
+class JaxSegmenter:
+    """A SAM 2 model, with its refiner if it has one: the mask `coarse` is plain SAM 2's, `refined` the refiner's.
+
+    One mask is made for each prompt, never the best of three, as HQ-SAM evaluates. Every device computes batches of one
+    size, the last ones filled up, so a photo's masks depend neither on the photos beside it nor on the number of
+    devices.
+
+    Args:
+      model: from `load_model` or `build_model`.
+      name: in reports.
+      photos_per_device: that each device takes at once.
+      devices: to use; by default all of this process.
+    """
+
+    def __init__(
+        self, model: SAM2, name: str, *, photos_per_device: int = 1, devices: Sequence[jax.Device] | None = None
+    ):
+        devices = devices or jax.local_devices()
+        self.name = name
+        self.kinds = (COARSE,) if model.refiner is None else (COARSE, REFINED)
+        self.batch_size = photos_per_device * len(devices)
+        self._checksum = weights_checksum(model)
+        self._mesh = Mesh(np.array(devices), ("photos",))
+        self._model = jax.device_put(model, NamedSharding(self._mesh, EVERYWHERE))
+
+    def settings(self) -> dict[str, Any]:
+        return {"segmenter": self.name, "dtype": self._model.dtype.name, "weights": self._checksum}
+
+    def encode(self, photos: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> Encoded:
+        size, refiner = self._model.config.image_size, self._model.refiner
+        images = self._filled_up([preprocess_image(photo, size) for photo in photos])
+        views = None
+        if refiner is not None and refiner.views == "source" and refiner.view_boxes:
+            cut = [np.stack([preprocess_image(photo, size, box) for box in refiner.view_boxes]) for photo in photos]
+            views = self._filled_up(cut)
+        features = _encode(self._model, self._on_devices(images), self._on_devices(views), self._mesh)
+        return Encoded(features, [(photo.shape[0], photo.shape[1]) for photo in photos])
+
+    def segment(self, encoded: Encoded, prompts: Sequence[Prompt | None], kind: str) -> list[Answer | None]:
+        read = [
+            self._read(prompt, size) if prompt is not None else _nothing()
+            for prompt, size in zip(prompts, encoded.sizes, strict=True)
+        ]
+        read += [_nothing()] * (self.batch_size - len(read))
+        packed = self._on_devices(pack_prompts(read, self._model.config.mask_size, rows=len(read)))
+        if kind == REFINED:
+            found = _refine(self._model, encoded.features, packed, self._mesh)
+            masks, low_res = jax.device_get((found.masks, found.coarse))
+        else:
+            found = _decode(self._model, encoded.features, packed, self._mesh)
+            masks = low_res = jax.device_get(found.single)
+        return [
+            None if prompt is None else _answer(masks[i], low_res[i], size)
+            for i, (prompt, size) in enumerate(zip(prompts, encoded.sizes, strict=True))
+        ]
+
+    def _read(self, prompt: Prompt, size: tuple[int, int]) -> ObjectPrompts:
+        return read_prompts(
+            prompt.coordinates if prompt.points else None,
+            prompt.labels if prompt.points else None,
+            prompt.box,
+            prompt.logits,
+            photo_size=size,
+            image_size=self._model.config.image_size,
+        )
+
+    def _filled_up(self, rows: list[np.ndarray]) -> np.ndarray:
+        return np.stack(rows + rows[:1] * (self.batch_size - len(rows)))
+
+    def _on_devices(self, batch: Any) -> Any:
+        return jax.device_put(batch, NamedSharding(self._mesh, PHOTOS))
+
+
+def weights_checksum(model: SAM2) -> str:
+    """A checksum of all weights, the refiner's too."""
+    checksum = 0
+    for leaf in jax.tree.leaves(nnx.state(model)):
+        checksum = zlib.crc32(np.ascontiguousarray(leaf).data.cast("B"), checksum)
+    return f"{checksum:08x}"
+
+
+def _nothing() -> ObjectPrompts:
+    """The prompts of a row that nobody looks at."""
+    return ObjectPrompts(np.zeros((1, 0, 2), np.float32), np.zeros((1, 0), np.int32), None)
+
+
+def _answer(masks: np.ndarray, low_res: np.ndarray, size: tuple[int, int]) -> Answer:
+    return Answer(resize_masks(masks, size)[0] > 0, np.clip(low_res, -LOGIT_LIMIT, LOGIT_LIMIT))
+
+
+# Each device runs the same program on photos of its own; nothing is exchanged.
+
+
+@functools.partial(jax.jit, static_argnames="mesh")
+def _encode(
+    model: SAM2, images: Float[Array, "b s s 3"], views: Float[Array, "b v s s 3"] | None, mesh: Mesh
+) -> PhotoFeatures:
+    specs = (EVERYWHERE, PHOTOS, PHOTOS)
+    return jax.shard_map(encode_photos, mesh=mesh, in_specs=specs, out_specs=PHOTOS, check_vma=False)(
+        model, images, views
+    )
+
+
+@functools.partial(jax.jit, static_argnames="mesh")
+def _decode(model: SAM2, photos: PhotoFeatures, prompts: Prompts, mesh: Mesh) -> Masks:
+    def decode(model: SAM2, photos: PhotoFeatures, prompts: Prompts) -> Masks:
+        return decode_prompts(model, photos, jnp.arange(len(prompts.labels)), prompts)
+
+    specs = (EVERYWHERE, PHOTOS, PHOTOS)
+    return jax.shard_map(decode, mesh=mesh, in_specs=specs, out_specs=PHOTOS, check_vma=False)(model, photos, prompts)
+
+
+@functools.partial(jax.jit, static_argnames="mesh")
+def _refine(model: SAM2, photos: PhotoFeatures, prompts: Prompts, mesh: Mesh) -> RefinedMasks:
+    def refine(model: SAM2, photos: PhotoFeatures, prompts: Prompts) -> RefinedMasks:
+        return refine_batch(model, photos, jnp.arange(len(prompts.labels)), prompts, jnp.bool_(False))
+
+    specs = (EVERYWHERE, PHOTOS, PHOTOS)
+    return jax.shard_map(refine, mesh=mesh, in_specs=specs, out_specs=PHOTOS, check_vma=False)(model, photos, prompts)

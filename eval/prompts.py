@@ -1,0 +1,86 @@
+"""Prompts drawn from the truth: its box, or random points on it."""
+
+import dataclasses
+import zlib
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+__all__ = ["BOX", "CLICKS", "Prompt", "box_around", "point_count", "prompt_from_truth", "random_points"]
+
+BOX, CLICKS = "box", "clicks"
+POINTS = "points-"
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """What a segmenter is given to find one object.
+
+    Attributes:
+      box: x0, y0, x1, y1, the object's first and last columns and rows, as HQ-SAM gives them.
+      points: clicks as x, y and label, 1 on the object and 0 off it.
+      logits: of the mask that the same segmenter made of the clicks before, in a form of its own.
+    """
+
+    box: tuple[float, float, float, float] | None = None
+    points: tuple[tuple[float, float, int], ...] = ()
+    logits: Float[np.ndarray, "1 m m"] | None = None
+
+    @property
+    def coordinates(self) -> Float[np.ndarray, "n 2"]:
+        """The clicks' x and y."""
+        return np.array([point[:2] for point in self.points], np.float32).reshape(-1, 2)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The clicks' labels."""
+        return np.array([point[2] for point in self.points], np.int32)
+
+
+def point_count(kind: str) -> int | None:
+    """How many points a prompt of this kind has; None for a box, and for clicks, which depend on the masks.
+
+    Raises:
+      ValueError: if there is no such kind.
+    """
+    count = kind.removeprefix(POINTS)
+    if kind.startswith(POINTS) and count.isdecimal() and int(count) > 0:
+        return int(count)
+    if kind not in (BOX, CLICKS):
+        raise ValueError(f"a prompt must be {BOX}, {POINTS}N with N points, or {CLICKS}; got {kind!r}")
+    return None
+
+
+def prompt_from_truth(kind: str, truth: Bool[np.ndarray, "h w"], name: str, seed: int) -> Prompt:
+    """The prompt of this kind, `box` or `points-N`, for an object.
+
+    Args:
+      kind: of prompt.
+      truth: the object, not empty.
+      name: the item's; each has random points of its own, whatever was evaluated before.
+      seed: of the random points.
+    """
+    count = point_count(kind)
+    return Prompt(box=box_around(truth)) if count is None else Prompt(points=random_points(truth, count, name, seed))
+
+
+def box_around(truth: Bool[np.ndarray, "h w"]) -> tuple[float, float, float, float]:
+    """x0, y0, x1, y1: the object's first and last columns and rows, as HQ-SAM's `masks_to_boxes` gives them.
+
+    An object of one column or row gets a box one pixel wider, as a box must have an inside.
+    """
+    columns, rows = np.flatnonzero(truth.any(axis=0)), np.flatnonzero(truth.any(axis=1))
+    x0, y0, x1, y1 = (float(edge) for edge in (columns[0], rows[0], columns[-1], rows[-1]))
+    return x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)
+
+
+def random_points(
+    truth: Bool[np.ndarray, "h w"], count: int, name: str, seed: int
+) -> tuple[tuple[float, float, int], ...]:
+    """`count` different pixels of the object, all of them if it has fewer; the first n are those of a smaller count."""
+    y, x = np.nonzero(truth)
+    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    chosen: dict[int, None] = {}
+    while len(chosen) < min(count, len(y)):
+        chosen[int(rng.integers(len(y)))] = None
+    return tuple((float(x[i]), float(y[i]), 1) for i in chosen)
