@@ -47,6 +47,7 @@ class SAM2Config:
       image_size: side of the square input in pixels; a multiple of 32.
       hidden_dim: channels of the neck, the prompt encoder and the mask decoder.
       memory_dim: channels of the memory features.
+      mlp_dim: channels inside the MLPs of the mask decoder's transformer and of memory attention.
       num_maskmem: memories that a frame can attend to, its prompted frame included.
       max_obj_ptrs_in_encoder: object pointers that a frame can attend to.
       no_obj_embed_spatial: SAM 2.1's embedding that marks memories of frames without the object.
@@ -61,6 +62,7 @@ class SAM2Config:
     image_size: int = 1024
     hidden_dim: int = 256
     memory_dim: int = 64
+    mlp_dim: int = 2048
     num_maskmem: int = 7
     max_obj_ptrs_in_encoder: int = 16
     no_obj_embed_spatial: bool = True
@@ -162,3 +164,15 @@ for _size, _trunk in _TRUNKS.items():
             name=f"sam2_hiera_{_size}", trunk=_trunk, no_obj_embed_spatial=False, obj_ptr_temporal_encoding=False
         )
     )
+
+# Small enough to train on a CPU and to come with the package; no official weights of this size exist.
+register_preset(
+    SAM2Config(
+        name="sam2_nano",
+        trunk=HieraConfig(embed_dim=32, stages=(1, 2, 6, 2), global_att_blocks=(4, 6, 8), window_spec=(8, 4, 8, 8)),
+        image_size=256,
+        hidden_dim=128,
+        memory_dim=32,
+        mlp_dim=512,
+    )
+)

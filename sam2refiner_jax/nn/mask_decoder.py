@@ -69,7 +69,7 @@ class MaskDecoder(nnx.Module):
     def __init__(self, config: SAM2Config, *, dtype: DTypeLike, rngs: nnx.Rngs):
         dim = config.hidden_dim
         self.dtype = dtype
-        self.transformer = TwoWayTransformer(dim, dtype=dtype, rngs=rngs)
+        self.transformer = TwoWayTransformer(dim, mlp_dim=config.mlp_dim, dtype=dtype, rngs=rngs)
         self.obj_score_token = embedding(1, dim, rngs=rngs)
         self.iou_token = embedding(1, dim, rngs=rngs)
         self.mask_tokens = embedding(NUM_MASK_TOKENS, dim, rngs=rngs)

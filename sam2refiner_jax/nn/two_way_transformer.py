@@ -74,9 +74,18 @@ class TwoWayAttentionBlock(nnx.Module):
 class TwoWayTransformer(nnx.Module):
     """Blocks of the above and a last attention of the tokens to the image."""
 
-    def __init__(self, dim: int, *, depth: int = 2, num_heads: int = 8, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        dim: int,
+        *,
+        mlp_dim: int = 2048,
+        depth: int = 2,
+        num_heads: int = 8,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
         self.layers = nnx.List(
-            TwoWayAttentionBlock(dim, num_heads, skip_first_layer_pe=i == 0, dtype=dtype, rngs=rngs)
+            TwoWayAttentionBlock(dim, num_heads, mlp_dim=mlp_dim, skip_first_layer_pe=i == 0, dtype=dtype, rngs=rngs)
             for i in range(depth)
         )
         self.final_attn_token_to_image = Attention(dim, num_heads, downsample_rate=2, dtype=dtype, rngs=rngs)

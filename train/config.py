@@ -1,0 +1,247 @@
+"""What a training run is made of, as frozen dataclasses; every field is a flag of `sam2refiner train`."""
+
+import dataclasses
+import json
+from typing import Any
+
+from ..config import dataclass_from_dict
+from ..refiners import SAM2RefinerConfig
+from ..refiners.base import REFINERS, read_refiner_config
+
+__all__ = [
+    "DataConfig",
+    "LossConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "PromptConfig",
+    "TrainConfig",
+    "config_differences",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The model to train.
+
+    Attributes:
+      name: a preset, for fresh weights; ignored where a checkpoint is given.
+      checkpoint: anything that `load_model` reads; its refiner, if it has one, is trained on.
+      refiner: configuration of the refiner to train, of any registered kind; None trains without one. A checkpoint's own
+        refiner takes precedence.
+      image_size: side of the model's input in pixels; the preset's or checkpoint's own unless given.
+      dtype: computation type, "float32" or "bfloat16"; what is trained is stored in float32 either way.
+    """
+
+    name: str = "sam2.1_hiera_l"
+    checkpoint: str | None = None
+    refiner: Any = SAM2RefinerConfig()
+    image_size: int | None = None
+    dtype: str = "bfloat16"
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Images with masks.
+
+    Attributes:
+      sources: where they are, such as "hqseg44k:DIR"; see `sam2refiner_jax.train.data`. "@0.5" at the end weighs a
+        source against the others, each of which has weight 1; unweighted, every image has the same chance.
+      images: how many images there are, to turn epochs into steps before the data is at hand.
+      flip: mirror half of the images.
+      jitter: range of the random scale, relative to the model's input (large-scale jitter); None squeezes every image
+        whole into the input.
+      workers: processes that read and augment images; 0 does it in threads of the training process.
+    """
+
+    sources: tuple[str, ...] = ()
+    images: int | None = None
+    flip: bool = True
+    jitter: tuple[float, float] | None = (0.1, 2.0)
+    workers: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptConfig:
+    """The mix of prompts, sampled anew for every image.
+
+    Attributes:
+      box: relative frequency of boxes.
+      points: of random points.
+      mask: of coarse masks.
+      box_and_points: of boxes with points.
+      box_noise: standard deviation of a box's edges, relative to its sides.
+      max_box_noise: the most that an edge moves, in pixels of a 1024-pixel input.
+      max_points: an object has one to this many points.
+      negative_points: share of the points after the first that lie off the object, near it.
+      corrections: rounds in which a click on the largest kind of error and the mask before it are added to the prompt, as
+        a user would; their losses are added up.
+    """
+
+    box: float = 1.0
+    points: float = 1.0
+    mask: float = 1.0
+    box_and_points: float = 0.0
+    box_noise: float = 0.1
+    max_box_noise: float = 20.0
+    max_points: int = 10
+    negative_points: float = 0.3
+    corrections: int = 0
+
+    def __post_init__(self):
+        mix = (self.box, self.points, self.mask, self.box_and_points)
+        if min(mix) < 0 or sum(mix) <= 0:
+            raise ValueError(f"box, points, mask and box_and_points must not be negative nor all zero, got {mix}")
+        if self.max_points < 1:
+            raise ValueError(f"max_points must be at least 1, got {self.max_points}")
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """Weights of the parts of the loss; a part of weight 0 is not computed.
+
+    Attributes:
+      final: BCE + Dice of the refined mask.
+      auxiliary: BCE + Dice of each of the refiner's intermediate masks.
+      coarse: BCE + Dice of SAM 2's own masks: the single one, and the best of three. For training the base.
+      iou: squared error of the predicted IoU of SAM 2's masks. For training the base.
+      object_score: BCE of the score that says the object is in the image. For training the base.
+    """
+
+    final: float = 1.0
+    auxiliary: float = 0.3
+    coarse: float = 0.0
+    iou: float = 0.0
+    object_score: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with a linear warm-up and a cosine decay.
+
+    Attributes:
+      learning_rate: the highest.
+      warmup_steps: steps of the warm-up.
+      final_learning_rate: the last one, relative to the highest.
+      weight_decay: of matrices and kernels; biases, norms and embeddings have none.
+      beta1: decay of the first moment.
+      beta2: decay of the second moment.
+      clip_norm: largest global norm of the gradient.
+      ema: decay of the exponential moving average of the weights, which is then what evaluation and the saved model use;
+        None has none.
+    """
+
+    learning_rate: float = 1e-3
+    warmup_steps: int = 500
+    final_learning_rate: float = 0.01
+    weight_decay: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.999
+    clip_norm: float = 1.0
+    ema: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """A training run.
+
+    Attributes:
+      model: the model.
+      data: what it learns from.
+      eval_data: what it is evaluated on; nothing without sources.
+      prompts: the mix of prompts.
+      loss: the parts of the loss.
+      optimizer: the optimizer.
+      trainable: the parts of the model that learn: "refiner", "decoder", "prompt_encoder", "encoder", "memory", "all".
+      batch_size: images a step, of all devices together.
+      accumulate: parts into which each step's batch is cut, one after the other, for less memory.
+      epochs: how often every image is seen.
+      steps: number of steps, instead of epochs.
+      model_parallel: devices over which each weight is sharded; the others replicate it.
+      seed: of everything random.
+      log_every: steps between lines of the log.
+      panel_every: steps between pictures of photo, prompt, coarse, refined and true mask.
+      eval_every: steps between evaluations.
+      eval_images: how many images of `eval_data` are looked at.
+      checkpoint_every: steps between checkpoints.
+      keep_checkpoints: how many of them are kept.
+    """
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    eval_data: tuple[str, ...] = ()
+    prompts: PromptConfig = PromptConfig()
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    trainable: tuple[str, ...] = ("refiner",)
+    batch_size: int = 32
+    accumulate: int = 1
+    epochs: float | None = 20.0
+    steps: int | None = None
+    model_parallel: int = 1
+    seed: int = 0
+    log_every: int = 50
+    panel_every: int = 1000
+    eval_every: int = 1000
+    eval_images: int = 64
+    checkpoint_every: int = 500
+    keep_checkpoints: int = 3
+
+    def __post_init__(self):
+        for name in ("batch_size", "accumulate", "model_parallel", "log_every", "panel_every", "eval_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"accumulate must divide batch_size {self.batch_size}, got {self.accumulate}")
+        if self.steps is None and self.epochs is None:
+            raise ValueError("epochs or steps must be given, got neither")
+
+    def total_steps(self, images: int | None = None) -> int:
+        """Number of steps.
+
+        Args:
+          images: how many images there are, if that is known.
+
+        Raises:
+          ValueError: if only epochs are given and nobody knows how many images there are.
+        """
+        if self.steps is not None:
+            return self.steps
+        images = self.data.images if images is None else images
+        if images is None:
+            raise ValueError("steps, or data.images to go with epochs, must be given where the data is not at hand")
+        assert self.epochs is not None
+        return max(1, round(self.epochs * images / self.batch_size))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as plain values that JSON can hold."""
+        values = dataclasses.asdict(self)
+        refiner = self.model.refiner
+        if refiner is not None:
+            kinds = {cls.Config: kind for kind, cls in REFINERS.items()}
+            values["model"]["refiner"] = {"kind": kinds[type(refiner)], "config": dataclasses.asdict(refiner)}
+        return json.loads(json.dumps(values))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
+        """The inverse of `to_dict`.
+
+        Raises:
+          ValueError: on a field that this version does not know.
+        """
+        refiner = values.get("model", {}).get("refiner")
+        if refiner is not None:
+            refiner = read_refiner_config(refiner["kind"], refiner["config"])
+            values = {**values, "model": {**values["model"], "refiner": refiner}}
+        return dataclass_from_dict(cls, values)
+
+
+def config_differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Where two configurations, as plain values, differ: one line a field."""
+    lines = []
+    for name in sorted(old.keys() | new.keys()):
+        before, after = old.get(name), new.get(name)
+        if isinstance(before, dict) and isinstance(after, dict):
+            lines += config_differences(before, after, f"{prefix}{name}.")
+        elif before != after:
+            lines.append(f"{prefix}{name}: was {before!r}, is now {after!r}")
+    return lines

@@ -1,0 +1,31 @@
+"""Several processes that train together."""
+
+import os
+
+import jax
+
+__all__ = ["join"]
+
+
+def join() -> None:
+    """Joins the other processes of the run; to be called before anything else of JAX.
+
+    On TPU pods, under Slurm and under Open MPI nothing needs to be said. Elsewhere `JAX_COORDINATOR_ADDRESS` (host:port of
+    process 0), `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` do.
+
+    Raises:
+      ValueError: if one of the three variables is set without the others, or is not a number.
+    """
+    names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    values = {name: os.environ.get(name) for name in names}
+    if not any(values.values()):
+        jax.distributed.initialize()
+        return
+    missing = [name for name, value in values.items() if not value]
+    if missing:
+        raise ValueError(f"{', '.join(missing)} must be set where {names[0]} and its like are")
+    try:
+        count, index = int(values[names[1]] or ""), int(values[names[2]] or "")
+    except ValueError as error:
+        raise ValueError(f"{names[1]} and {names[2]} must be whole numbers: {error}") from error
+    jax.distributed.initialize(values[names[0]], count, index)

@@ -1,0 +1,217 @@
+"""The training loop: a run in a folder, which the same command takes up wherever it was stopped."""
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from ..atomic import new_file
+from ..checkpoints import save_model, save_refiner
+from .config import TrainConfig, config_differences
+from .data.augment import AugmentConfig
+from .data.mixture import open_mixture
+from .data.pipeline import make_batches
+from .evaluation import Evaluation
+from .logs import RunLog
+from .parts import Skeleton, make_skeleton, starting_model, take_apart
+from .preemption import Preemption
+from .sharding import global_batch, make_mesh, replicated, weight_sharding
+from .snapshots import Snapshots
+from .step import TrainState, compile_train_step, initial_state, make_train_step, state_shardings
+
+__all__ = ["Preempted", "TrainingError", "train"]
+
+log = logging.getLogger(__name__)
+
+CONFIG_FILE = "config.json"
+# What may change between two sittings of a run: nothing here changes its weights.
+FREE_FIELDS = ("log_every", "panel_every", "eval_every", "eval_images", "eval_data", "checkpoint_every", "keep_checkpoints")
+
+
+class TrainingError(ValueError):
+    """A run that cannot go on; the message says why, and what is left of it."""
+
+
+class Preempted(Exception):
+    """The run was told to stop (SIGTERM) and has saved itself; the same command takes it up again."""
+
+
+def train(config: TrainConfig, workdir: Path, *, progress: bool = True) -> Path:
+    """Trains, or goes on training, in a folder; returns the folder of the finished model or refiner.
+
+    The folder gets `config.json`, `log.jsonl`, `tensorboard/`, `panels/`, `checkpoints/` and, at the end, `refiner/` where the
+    refiner alone was trained, else `model/`; `load_model` reads both.
+
+    Args:
+      config: the run.
+      workdir: its folder; a new one, or that of the same run.
+      progress: show a progress bar.
+
+    Raises:
+      ValueError: on a configuration that cannot be, data that is not there, or a folder of another run.
+      TrainingError: when the loss is no longer finite.
+      Preempted: after SIGTERM.
+    """
+    # -- the run's folder ---------------------------------------------------------------------------------------------
+    mesh = make_mesh(config.model_parallel)
+    _check_batch(config, mesh)
+    workdir.mkdir(parents=True, exist_ok=True)
+    _claim(workdir, config)
+    result = workdir / ("refiner" if set(config.trainable) == {"refiner"} else "model")
+    if result.exists():
+        log.info("%s is there already: the run is finished", result)
+        return result
+
+    # -- model, data and state ----------------------------------------------------------------------------------------
+    model = starting_model(config.model, config.seed)
+    skeleton = make_skeleton(config, model.config, None if model.refiner is None else model.refiner.config)
+    batches, images = _training_batches(config, skeleton.config.image_size)
+    evaluation = Evaluation(config, skeleton, mesh) if config.eval_data else None
+    steps = config.total_steps(images)
+    state, frozen = place(model, skeleton, config, steps, mesh)
+    del model
+
+    # -- where it was stopped -----------------------------------------------------------------------------------------
+    snapshots = Snapshots(workdir / "checkpoints", config.keep_checkpoints)
+    found = snapshots.restore(state)
+    done = 0
+    if found is not None:
+        done, state, data_state = found
+        batches.set_state(data_state)
+        log.info("going on from step %d of %d", done, steps)
+
+    # -- steps --------------------------------------------------------------------------------------------------------
+    step = compile_train_step(make_train_step(skeleton, config, steps, mesh), state, mesh)
+    run_log = RunLog(workdir, done, writes=jax.process_index() == 0)
+    bar = tqdm(total=steps, initial=done, disable=not progress or jax.process_index() != 0, smoothing=0.02)
+    meter = _Meter(config.batch_size)
+    try:
+        with Preemption() as preemption, jax.transfer_guard("disallow"):
+            pending: list[dict[str, jax.Array]] = []
+            while done < steps:
+                batch = global_batch(next(batches), mesh)
+                state, scalars = step(state, frozen, batch)
+                done += 1
+                bar.update()
+                pending.append(scalars)
+                if len(pending) > 2:  # so that the host does not run ahead of the device without end
+                    jax.block_until_ready(pending.pop(0)["loss"])
+                if done % config.log_every == 0 or done == steps:
+                    _check_finite(state, snapshots)
+                    values = {name: float(value) for name, value in jax.device_get(scalars).items()}
+                    run_log.scalars(done, values | {"images_per_second": meter.rate(done)})
+                    bar.set_postfix(loss=f"{values['loss']:.4f}")
+                if evaluation and (done % config.eval_every == 0 or done == steps):
+                    run_log.scalars(done, evaluation.scores(state, frozen))
+                if evaluation and (done % config.panel_every == 0 or done == steps):
+                    run_log.panel(done, evaluation.picture)
+                stopping = preemption.requested(done)
+                if done % config.checkpoint_every == 0 or done == steps or stopping:
+                    _check_finite(state, snapshots)
+                    snapshots.save(done, state, batches.get_state())
+                if stopping and done < steps:
+                    snapshots.wait()
+                    raise Preempted(f"stopped at step {done} of {steps}; the same command goes on from there")
+    finally:
+        bar.close()
+        run_log.close()
+        snapshots.close()
+
+    # -- result -------------------------------------------------------------------------------------------------------
+    _export(skeleton, state, frozen, mesh, result)
+    return result
+
+
+def place(model: Any, skeleton: Skeleton, config: TrainConfig, steps: int, mesh: Mesh) -> tuple[TrainState, Any]:
+    """The initial state and the frozen weights, laid out on the mesh."""
+    params, frozen = take_apart(model, skeleton)
+    frozen = {name: jax.device_put(x, weight_sharding(mesh, x.shape)) for name, x in frozen.items()}
+    params = {name: jax.device_put(x, weight_sharding(mesh, x.shape)) for name, x in params.items()}
+
+    def initial(params):
+        return initial_state(params, config.optimizer, steps)
+
+    shardings = state_shardings(jax.eval_shape(initial, params), mesh)
+    return jax.jit(initial, out_shardings=shardings)(params), frozen
+
+
+def _check_batch(config: TrainConfig, mesh: Mesh) -> None:
+    parts = mesh.size * config.accumulate
+    if config.batch_size % parts:
+        raise ValueError(
+            f"batch_size must be a multiple of devices x accumulate = {mesh.size} x {config.accumulate}, "
+            f"got {config.batch_size}"
+        )
+
+
+def _claim(workdir: Path, config: TrainConfig) -> None:
+    """Writes the configuration into a new folder, or compares it with the one that is there."""
+    path, new = workdir / CONFIG_FILE, config.to_dict()
+    if path.exists():
+        try:
+            old = json.loads(path.read_text())
+        except ValueError as error:
+            raise ValueError(f"{path} is not the configuration of a run: {error}") from error
+        differences = [
+            line for line in config_differences(old, new) if not line.startswith((*FREE_FIELDS, "data.workers"))
+        ]
+        if differences:
+            raise ValueError(f"{workdir} is the folder of another run: " + "; ".join(differences))
+    if jax.process_index() == 0:
+        with new_file(path, overwrite=True) as partial:
+            partial.write_text(json.dumps(new, indent=2) + "\n")
+
+
+def _training_batches(config: TrainConfig, image_size: int) -> tuple[Any, int]:
+    """The endless iterator of this process's part of each batch, and the number of images."""
+    if not config.data.sources:
+        raise ValueError("data.sources must name at least one source of images, got none")
+    sources = open_mixture(config.data.sources)
+    augment = AugmentConfig(flip=config.data.flip, jitter=config.data.jitter)
+    batches = make_batches(
+        sources,
+        image_size=image_size,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        augment=augment,
+        workers=config.data.workers,
+    )
+    return batches, sum(len(source) for source, _ in sources)
+
+
+class _Meter:
+    """Images a second since the last time it was asked."""
+
+    def __init__(self, batch_size: int):
+        self.batch_size = batch_size
+        self.last: tuple[int, float] | None = None
+
+    def rate(self, step: int) -> float:
+        now = time.monotonic()
+        before, self.last = self.last, (step, now)
+        return 0.0 if before is None else (step - before[0]) * self.batch_size / (now - before[1])
+
+
+def _check_finite(state: TrainState, snapshots: Snapshots) -> None:
+    broken = int(jax.device_get(state.broken))
+    if broken >= 0:
+        last = snapshots.latest()
+        kept = "no checkpoint was written before" if last is None else f"the checkpoint of step {last} is good"
+        raise TrainingError(f"loss or gradient of step {broken + 1} is not finite; {kept}. Try a lower learning rate")
+
+
+def _export(skeleton: Skeleton, state: TrainState, frozen: Any, mesh: Mesh, result: Path) -> None:
+    """Writes the model, or the refiner alone, as `load_model` reads it."""
+    gather = jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
+    params, frozen = gather(state.best_params), gather(frozen)
+    if jax.process_index() == 0:
+        local = jax.tree.map(lambda x: x.addressable_data(0), (params, frozen))
+        model = skeleton.assemble(*local)
+        (save_refiner if result.name == "refiner" else save_model)(model, result)

@@ -1,0 +1,119 @@
+"""A model cut in two: the weights that learn, and those that are frozen."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ..checkpoints import Weights, build_model, load_model, storage_dtype
+from ..config import SAM2Config
+from ..refiners.base import build_refiner
+from ..sam2 import SAM2
+from .config import ModelConfig, TrainConfig
+
+__all__ = ["PARTS", "Skeleton", "make_skeleton", "starting_model", "take_apart"]
+
+# Names of parts of the model, and the beginnings of their weights' paths.
+PARTS = {
+    "refiner": ("refiner.",),
+    "decoder": ("sam_mask_decoder.",),
+    "prompt_encoder": ("sam_prompt_encoder.",),
+    "encoder": ("image_encoder.", "no_mem_embed"),
+    "memory": ("memory_", "maskmem_", "mask_downsample.", "no_mem_pos_enc", "no_obj_", "obj_ptr_"),
+    "all": ("",),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Skeleton:
+    """A model without its weights: all that is static about it.
+
+    Attributes:
+      graph: the structure.
+      variables: an abstract variable for each weight's dotted path, in the structure's order.
+      trainable: the paths of the weights that learn.
+      config: the model's configuration.
+    """
+
+    graph: Any
+    variables: tuple[tuple[str, tuple[Any, ...], Any], ...]
+    trainable: frozenset[str]
+    config: SAM2Config
+
+    def assemble(self, params: Weights, frozen: Weights) -> SAM2:
+        """The model with these weights."""
+        flat = [
+            (path, variable.replace(params[name] if name in self.trainable else frozen[name]))
+            for name, path, variable in self.variables
+        ]
+        return nnx.merge(self.graph, nnx.from_flat_state(flat))
+
+    @property
+    def encoder_learns(self) -> bool:
+        return any(name.startswith(PARTS["encoder"]) for name in self.trainable)
+
+    def shapes(self) -> tuple[dict[str, jax.ShapeDtypeStruct], dict[str, jax.ShapeDtypeStruct]]:
+        """Shapes and types of the weights that learn, which are float32, and of the frozen ones."""
+        params, frozen = {}, {}
+        for name, _, variable in self.variables:
+            learns = name in self.trainable
+            dtype = jnp.float32 if learns else storage_dtype(name, jnp.dtype(self.compute_dtype))
+            (params if learns else frozen)[name] = jax.ShapeDtypeStruct(variable.shape, dtype)
+        return params, frozen
+
+    compute_dtype: str = "float32"
+
+
+def starting_model(config: ModelConfig, seed: int) -> SAM2:
+    """The model that training starts from, in float32 and of the configured input size.
+
+    Raises:
+      CheckpointError: if the checkpoint cannot be used.
+      ValueError: on an unknown preset or refiner.
+    """
+    if config.checkpoint is None:
+        return build_model(config.name, refiner=config.refiner, image_size=config.image_size, seed=seed)
+    model = load_model(config.checkpoint)
+    refiner = model.refiner
+    if refiner is None and config.refiner is not None:
+        refiner = build_refiner(config.refiner, model.config, rngs=nnx.Rngs(seed + 1))
+    return model if refiner is None else model.with_refiner(refiner)
+
+
+def make_skeleton(config: TrainConfig, base: SAM2Config, refiner: Any) -> Skeleton:
+    """The model of `base` and a configuration of a refiner, if any, divided as `config.trainable` says.
+
+    Raises:
+      ValueError: if `trainable` names an unknown part, one that the model does not have, or nothing.
+    """
+    for part in config.trainable:
+        if part not in PARTS:
+            raise ValueError(f"trainable must be of {', '.join(PARTS)}, got {part!r}")
+    size = config.model.image_size or base.image_size
+    base = dataclasses.replace(base, image_size=size)
+    dtype = jnp.dtype(config.model.dtype)
+
+    def build():
+        rngs = nnx.Rngs(0)
+        made = None if refiner is None else build_refiner(refiner, base, dtype=dtype, rngs=rngs)
+        return SAM2(base, dtype=dtype, refiner=made, rngs=rngs)
+
+    graph, state = nnx.split(nnx.eval_shape(build))
+    flat = nnx.to_flat_state(state)
+    variables = tuple((".".join(map(str, path)), path, variable) for path, variable in flat)
+    trainable = set()
+    for part in config.trainable:
+        names = {n for n, _, v in variables if n.startswith(PARTS[part]) and isinstance(v, nnx.Param)}
+        if not names:
+            raise ValueError(f"trainable names {part!r}, of which this model has no weights")
+        trainable |= names
+    return Skeleton(graph, variables, frozenset(trainable), base, dtype.name)
+
+
+def take_apart(model: SAM2, skeleton: Skeleton) -> tuple[Weights, Weights]:
+    """The model's weights that learn, in float32, and the frozen ones, as the computation wants them stored."""
+    values = {".".join(map(str, path)): v[...] for path, v in nnx.to_flat_state(nnx.state(model))}
+    shapes = skeleton.shapes()
+    return tuple({name: values[name].astype(s.dtype) for name, s in part.items()} for part in shapes)

@@ -1,0 +1,115 @@
+"""Presets of training runs; each says only what is special about it."""
+
+import dataclasses
+
+from ..refiners import SAM2RefinerConfig
+from .config import DataConfig, LossConfig, ModelConfig, OptimizerConfig, PromptConfig, TrainConfig
+
+__all__ = ["NANO_REFINER", "PRESETS", "Preset", "register_preset"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """A run and what it is for, in one line."""
+
+    config: TrainConfig
+    purpose: str
+
+
+PRESETS: dict[str, Preset] = {}
+
+
+def register_preset(name: str, purpose: str, config: TrainConfig) -> TrainConfig:
+    """Makes a run known as `sam2refiner train NAME`.
+
+    Raises:
+      ValueError: if the name is taken.
+    """
+    if name in PRESETS:
+        raise ValueError(f"a preset named {name!r} exists already")
+    PRESETS[name] = Preset(config, purpose)
+    return config
+
+
+HQSEG44K = register_preset(
+    "hqseg44k",
+    "the paper's recipe: the refiner of SAM 2.1 L on HQSeg-44K",
+    TrainConfig(
+        model=ModelConfig("sam2.1_hiera_l", checkpoint="facebook/sam2.1-hiera-large"),
+        data=DataConfig(sources=("hqseg44k:data/hqseg44k",), images=44_320, workers=8),
+        optimizer=OptimizerConfig(learning_rate=1e-3),
+        epochs=20,
+        batch_size=32,
+    ),
+)
+
+register_preset(
+    "folder",
+    "the same for your own folder of images and masks, with SAM 2.1 T: give --data.sources folder:DIR",
+    dataclasses.replace(
+        HQSEG44K,
+        model=ModelConfig("sam2.1_hiera_t", checkpoint="facebook/sam2.1-hiera-tiny"),
+        data=DataConfig(workers=2),
+        batch_size=4,
+    ),
+)
+
+# Everything learns: SAM 2's own outputs and the refiner's.
+BASE_LOSS = LossConfig(final=0.0, auxiliary=0.0, coarse=1.0, iou=1.0, object_score=0.1)
+
+NANO_BASE = register_preset(
+    "nano_base",
+    "a small SAM 2 from scratch, on procedural images and what real ones are given",
+    TrainConfig(
+        model=ModelConfig("sam2_nano", refiner=None, image_size=128, dtype="float32"),
+        data=DataConfig(sources=("procedural:?size=160",), jitter=(0.8, 1.6), workers=1),
+        prompts=PromptConfig(box=2, points=2, mask=0, box_and_points=1, max_points=4, corrections=1),
+        loss=BASE_LOSS,
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=1000, weight_decay=0.05, ema=0.9995),
+        trainable=("encoder", "decoder", "prompt_encoder"),
+        batch_size=16,
+        epochs=None,
+        steps=60_000,
+    ),
+)
+
+# The paper's refiner with narrower layers.
+NANO_REFINER = SAM2RefinerConfig(
+    augment_mlp_dim=256, retarget_mlp_dim=512, block_dims=(96, 64, 32), upscale_dims=(24, 16), residual_mask=True
+)
+
+register_preset(
+    "nano_refiner",
+    "the refiner of the small SAM 2, whose base is frozen: give --model.checkpoint",
+    dataclasses.replace(
+        NANO_BASE,
+        model=ModelConfig("sam2_nano", refiner=NANO_REFINER, dtype="float32"),
+        data=DataConfig(sources=("procedural:?size=320",), jitter=(0.8, 1.6), workers=1),
+        prompts=PromptConfig(box=2, points=1, mask=1, box_and_points=1),
+        loss=LossConfig(),
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=500, ema=0.999),
+        trainable=("refiner",),
+        steps=10_000,
+    ),
+)
+
+register_preset(
+    "smoke",
+    "a few steps of everything, within a minute or two on a laptop",
+    dataclasses.replace(
+        NANO_BASE,
+        model=ModelConfig("sam2_nano", refiner=NANO_REFINER, image_size=64, dtype="float32"),
+        data=DataConfig(sources=("procedural:?size=96",)),
+        eval_data=("procedural:?size=96&seed=1",),
+        prompts=PromptConfig(),
+        loss=dataclasses.replace(BASE_LOSS, final=1.0, auxiliary=0.3),
+        trainable=("encoder", "decoder", "prompt_encoder", "refiner"),
+        batch_size=8,
+        steps=20,
+        log_every=5,
+        eval_every=10,
+        panel_every=10,
+        eval_images=8,
+        checkpoint_every=10,
+    ),
+)

@@ -1,0 +1,171 @@
+"""Prompts sampled from true masks on the device, in slots of a static shape."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from ..nn.prompt_encoder import ABSENT, BOX_END, BOX_START, NEGATIVE, NOT_A_POINT, POSITIVE, Prompts
+from .config import PromptConfig
+
+__all__ = ["bounding_box", "coarse_mask", "correct_prompts", "sample_pixel", "sample_prompts"]
+
+# Coarse masks are given as logits of this size at most; the decoder's own confident ones are about as large.
+COARSE_LOGIT = 10.0
+
+
+def sample_prompts(
+    key: PRNGKeyArray, masks: Float[Array, "b s s"], config: PromptConfig, *, mask_size: int
+) -> Prompts:
+    """One object's prompts for each image, of the kinds and in the frequencies of `config`.
+
+    Args:
+      key: the randomness; the prompts of row i do not depend on other rows.
+      masks: true coverage in [0, 1], none of them empty.
+      config: the mix.
+      mask_size: side of mask prompts.
+    """
+    keys = jax.random.split(key, masks.shape[0])
+    return jax.vmap(lambda k, m: _sample_one(k, m, config, mask_size))(keys, masks)
+
+
+def _sample_one(key: PRNGKeyArray, mask: Float[Array, "s s"], config: PromptConfig, mask_size: int) -> Prompts:
+    kind_key, box_key, point_key, mask_key = jax.random.split(key, 4)
+    mix = jnp.array([config.box, config.points, config.mask, config.box_and_points])
+    kind = jax.random.categorical(kind_key, jnp.log(mix))
+    inside = mask > 0.5
+    inside = jnp.where(inside.any(), inside, mask >= mask.max())  # thin things may cover no pixel by half
+
+    corners = noisy_box(box_key, bounding_box(inside), inside.shape[0], config)
+    has_box = (kind == 0) | (kind == 3)
+    clicks, labels = sample_points(point_key, inside, config)
+    has_points = (kind == 1) | (kind == 3)
+    has_mask = kind == 2
+    spare = config.corrections
+    points = jnp.concatenate([corners, clicks, jnp.zeros((spare + 1, 2))])
+    labels = jnp.concatenate(
+        [
+            jnp.where(has_box, jnp.array([BOX_START, BOX_END]), ABSENT),
+            jnp.where(has_points, labels, ABSENT),
+            jnp.full((spare,), ABSENT),
+            jnp.where(has_mask, ABSENT, NOT_A_POINT)[None],
+        ]
+    )
+    coarse = coarse_mask(mask_key, mask, mask_size)
+    return Prompts(points=points, labels=labels, mask=jnp.where(has_mask, coarse, 0.0), has_mask=has_mask)
+
+
+def bounding_box(inside: Bool[Array, "h w"]) -> Float[Array, "2 2"]:
+    """The corners (x0, y0), (x1, y1) of the pixels that are True: the edges of the outermost ones."""
+
+    def extent(line):
+        return jnp.argmax(line), line.size - jnp.argmax(line[::-1])
+
+    x0, x1 = extent(inside.any(axis=0))
+    y0, y1 = extent(inside.any(axis=1))
+    return jnp.array([[x0, y0], [x1, y1]], jnp.float32)
+
+
+def noisy_box(
+    key: PRNGKeyArray, corners: Float[Array, "2 2"], size: int, config: PromptConfig
+) -> Float[Array, "2 2"]:
+    """Corners moved at random, in proportion to the box's sides, but never so far that they meet."""
+    sides = corners[1] - corners[0]
+    limit = jnp.minimum(config.max_box_noise * size / 1024, 0.4 * sides)
+    noise = jnp.clip(config.box_noise * sides * jax.random.normal(key, (2, 2)), -limit, limit)
+    return jnp.clip(corners + noise, 0, size)
+
+
+def sample_points(
+    key: PRNGKeyArray, inside: Bool[Array, "h w"], config: PromptConfig
+) -> tuple[Float[Array, "n 2"], Int[Array, " n"]]:
+    """One to `max_points` clicks; the first is on the object, some of the others beside it."""
+    count_key, label_key, *point_keys = jax.random.split(key, 2 + config.max_points)
+    n = config.max_points
+    count = jax.random.randint(count_key, (), 1, n + 1)
+    negative = jax.random.bernoulli(label_key, config.negative_points, (n,)).at[0].set(False)
+    near = _near(inside)
+    negative &= near.any()
+
+    def sample(k, is_negative):
+        return sample_pixel(k, jnp.where(is_negative, near, inside))
+
+    points = jax.vmap(sample)(jnp.stack(point_keys), negative)
+    labels = jnp.where(negative, NEGATIVE, POSITIVE)
+    return points, jnp.where(jnp.arange(n) < count, labels, ABSENT)
+
+
+def _near(inside: Bool[Array, "h w"]) -> Bool[Array, "h w"]:
+    """Pixels off the object but in its box, enlarged by half: where clicks off it tell something."""
+    (x0, y0), (x1, y1) = bounding_box(inside)
+    x, y = jnp.arange(inside.shape[1]), jnp.arange(inside.shape[0])
+    in_x = (x >= x0 - 0.25 * (x1 - x0)) & (x < x1 + 0.25 * (x1 - x0))
+    in_y = (y >= y0 - 0.25 * (y1 - y0)) & (y < y1 + 0.25 * (y1 - y0))
+    return ~inside & in_x & in_y[:, None]
+
+
+def sample_pixel(key: PRNGKeyArray, inside: Bool[Array, "h w"]) -> Float[Array, " 2"]:
+    """The (x, y) of one of the pixels that are True, all equally likely: first its row, then its place in it."""
+    row_key, column_key = jax.random.split(key)
+    y = _sample_index(row_key, inside.sum(axis=1))
+    x = _sample_index(column_key, inside[y].astype(jnp.int32))
+    return jnp.stack([x, y]).astype(jnp.float32)
+
+
+def _sample_index(key: PRNGKeyArray, weights: Int[Array, " n"]) -> Int[Array, ""]:
+    total = jnp.cumsum(weights)
+    return jnp.searchsorted(total, jax.random.randint(key, (), 0, jnp.maximum(total[-1], 1)), side="right")
+
+
+def coarse_mask(key: PRNGKeyArray, mask: Float[Array, "s s"], size: int) -> Float[Array, "m m"]:
+    """Logits of a mask that is right in the large and wrong along the edges: blurred, shifted and uneven.
+
+    Args:
+      key: the randomness.
+      mask: true coverage in [0, 1].
+      size: side of the result.
+    """
+    blur_key, shift_key, noise_key = jax.random.split(key, 3)
+    small = _shrink(mask, size)
+    cells = max(4, size // 8)
+    coarse = jax.image.resize(_shrink(mask, cells), (size, size), "linear")
+    blurred = jnp.where(jax.random.bernoulli(blur_key), coarse, 0.5 * (small + coarse))
+    shift = jax.random.randint(shift_key, (2,), -(size // 64) - 1, size // 64 + 2)
+    blurred = jnp.roll(blurred, shift, axis=(0, 1))
+    noise = jax.image.resize(jax.random.normal(noise_key, (cells, cells)), (size, size), "linear")
+    return COARSE_LOGIT * jnp.tanh(4 * (blurred - 0.5) + 0.6 * noise)
+
+
+def _shrink(mask: Float[Array, "s s"], size: int) -> Float[Array, "m m"]:
+    window = mask.shape[0] // size
+    return mask.reshape(size, window, size, window).mean(axis=(1, 3))
+
+
+def correct_prompts(
+    key: PRNGKeyArray, prompts: Prompts, number: int, logits: Float[Array, "b m m"], masks: Float[Array, "b s s"]
+) -> Prompts:
+    """The prompts with a click more, on what `logits` got wrong, and with `logits` as a mask prompt.
+
+    Args:
+      key: the randomness.
+      prompts: from `sample_prompts`, with slots to spare for corrections.
+      number: which correction this is, from 0.
+      logits: the masks that the prompts gave.
+      masks: true coverage in [0, 1].
+    """
+    size = logits.shape[-1]
+    truth = jax.vmap(lambda m: _shrink(m, size))(masks) > 0.5
+    missed, surplus = truth & (logits <= 0), ~truth & (logits > 0)
+    is_missed = missed.sum(axis=(1, 2)) >= surplus.sum(axis=(1, 2))
+    wrong = jnp.where(is_missed[:, None, None], missed, surplus)
+    keys = jax.random.split(key, len(masks))
+    # A click in the middle of a low-resolution pixel.
+    clicks = (jax.vmap(sample_pixel)(keys, wrong) + 0.5) * (masks.shape[-1] / size) - 0.5
+    labels = jnp.where(is_missed, POSITIVE, NEGATIVE)
+    labels = jnp.where(wrong.any(axis=(1, 2)), labels, ABSENT)
+    slot = prompts.points.shape[1] - 2 - number
+    return Prompts(
+        points=jnp.asarray(prompts.points).at[:, slot].set(clicks),
+        labels=jnp.asarray(prompts.labels).at[:, slot].set(labels).at[:, -1].set(NOT_A_POINT),
+        mask=jnp.clip(logits, -32, 32),
+        has_mask=jnp.ones(len(masks), bool),
+    )

@@ -1,0 +1,240 @@
+"""The training step: a pure function from state and batch to the next state, for any mesh."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+
+from ..nn.mask_decoder import DecoderOutput, select_single_mask
+from ..nn.prompt_encoder import Prompts
+from ..nn.resize import resize_bilinear
+from ..preprocess import MEAN, STD
+from ..sam2 import SAM2
+from .config import OptimizerConfig, PromptConfig, TrainConfig
+from .losses import coarse_losses, mask_iou, refined_losses
+from .parts import Skeleton
+from .prompts import correct_prompts, sample_prompts
+from .sharding import batch_sharding, replicated, weight_sharding
+
+__all__ = ["TrainState", "initial_state", "make_eval_step", "make_optimizer", "make_train_step", "predict", "state_shardings"]
+
+# Weights by their dotted paths. (No shapes: they are the model's.)
+Tree = Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """What a step changes.
+
+    Attributes:
+      step: number of steps done.
+      params: the weights that learn.
+      moments: the optimizer's state.
+      average: their exponential moving average; None without one.
+      broken: number of the first step whose loss or gradient was not finite; -1 as long as there is none. From then on
+        the weights stay as they are.
+    """
+
+    step: Int[Array, ""]
+    params: Tree
+    moments: Tree
+    average: Tree
+    broken: Int[Array, ""]
+
+    @property
+    def best_params(self) -> Tree:
+        """The weights to use: the average, if there is one."""
+        return self.params if self.average is None else self.average
+
+
+def make_optimizer(config: OptimizerConfig, steps: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """AdamW behind a gradient clip, and its learning rate by step."""
+    warmup = min(config.warmup_steps, steps // 2)
+    schedule = optax.warmup_cosine_decay_schedule(
+        init_value=config.learning_rate / (1 + warmup),
+        peak_value=config.learning_rate,
+        warmup_steps=warmup,
+        decay_steps=steps,
+        end_value=config.learning_rate * config.final_learning_rate,
+    )
+
+    def decays(params):
+        return {name: name.endswith("kernel") for name in params}
+
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.adamw(schedule, config.beta1, config.beta2, weight_decay=config.weight_decay, mask=decays),
+    )
+    return optimizer, schedule
+
+
+def initial_state(params: Tree, config: OptimizerConfig, steps: int) -> TrainState:
+    """The state before the first step; also of abstract params, under `jax.eval_shape`."""
+    optimizer, _ = make_optimizer(config, steps)
+    average = None if config.ema is None else jax.tree.map(jnp.copy, params)
+    return TrainState(jnp.int32(0), params, optimizer.init(params), average, jnp.int32(-1))
+
+
+def state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
+    """The sharding of each array of a (possibly abstract) state."""
+    return jax.tree.map(lambda x: weight_sharding(mesh, x.shape), state)
+
+
+def normalise(images: UInt8[Array, "b s s 3"]) -> Float[Array, "b s s 3"]:
+    return (images.astype(jnp.float32) / 255 - MEAN) / STD
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What the model makes of a batch: the loss's parts, and masks to look at."""
+
+    losses: dict[str, Float[Array, ""]]
+    prompts: Prompts
+    coarse: Float[Array, "b m m"]
+    refined: Float[Array, "b s s"] | None
+
+
+def predict(
+    model: SAM2,
+    skeleton: Skeleton,
+    config: TrainConfig,
+    images: UInt8[Array, "b s s 3"],
+    truth: Float[Array, "b s s"],
+    prompts: Prompts,
+    key: PRNGKeyArray,
+) -> Prediction:
+    """Masks and losses. Where the encoder is frozen, its features are constants: nothing of it is differentiated."""
+    normalised = normalise(images)
+    if model.refiner is None:
+        features, views = model.encode_image(normalised), None
+    else:
+        features, views = model.encode_views(normalised)
+    if not skeleton.encoder_learns:
+        features, views = jax.lax.stop_gradient((features, views))
+    if model.refiner is not None:
+        features = model.prepare(normalised, features, views)
+    embedding = model.augment(model.image_embedding(features), features)
+    loss = config.loss
+    losses: dict[str, Float[Array, ""]] = {}
+
+    def add(parts):
+        for name, value in parts.items():
+            losses[name] = losses.get(name, 0.0) + value / (1 + config.prompts.corrections)
+
+    def decode(prompts) -> tuple[DecoderOutput, Float[Array, "b m m"]]:
+        output = model.decode(embedding, features, prompts)
+        if loss.coarse:
+            add(coarse_losses(output, truth, loss))
+        return output, select_single_mask(output, model.config)[0][:, 0]
+
+    output, coarse = decode(prompts)
+    for number in range(config.prompts.corrections):
+        prompts = correct_prompts(jax.random.fold_in(key, number), prompts, number, jax.lax.stop_gradient(coarse), truth)
+        output, coarse = decode(prompts)
+    refined = None
+    if model.refiner is not None:
+        result = model.refine(features, output, coarse, prompts)
+        losses |= refined_losses(result, truth, loss)
+        refined = result.masks
+    return Prediction(losses, prompts, coarse, refined)
+
+
+def make_train_step(
+    skeleton: Skeleton, config: TrainConfig, steps: int, mesh: Mesh
+) -> Callable[[TrainState, Tree, Mapping[str, Array]], tuple[TrainState, dict[str, Array]]]:
+    """The step, not compiled yet: (state, frozen weights, batch) -> (next state, scalars for the log).
+
+    The batch's images are uint8 (b, s, s, 3), its masks uint8 coverage (b, s, s). All that is random comes from the seed and
+    the number of the step. `jax.jit` it with the state donated (`compile_train_step`).
+    """
+    optimizer, schedule = make_optimizer(config.optimizer, steps)
+    base = skeleton.config
+
+    def loss_of(params, frozen, images, masks, prompts, key):
+        prediction = predict(skeleton.assemble(params, frozen), skeleton, config, images, masks, prompts, key)
+        return sum(prediction.losses.values()), prediction.losses
+
+    def gradients_of(params, frozen, images, masks, key):
+        truth = masks.astype(jnp.float32) / 255
+        prompt_key, correction_key = jax.random.split(key)
+        prompts = sample_prompts(prompt_key, truth, config.prompts, mask_size=base.mask_size)
+        differentiate = jax.value_and_grad(loss_of, has_aux=True)
+        (loss, parts), gradients = differentiate(params, frozen, images, truth, prompts, correction_key)
+        return {"loss": loss, **parts}, gradients
+
+    def accumulated(params, frozen, batch, key):
+        def cut(x):  # Part i has the rows i, i + parts, ... so that each is spread over all devices.
+            return x.reshape(-1, config.accumulate, *x.shape[1:]).swapaxes(0, 1)
+
+        def add(total, part):
+            images, masks, number = part
+            images, masks = jax.lax.with_sharding_constraint((images, masks), batch_sharding(mesh))
+            out = gradients_of(params, frozen, images, masks, jax.random.fold_in(key, number))
+            return jax.tree.map(lambda a, b: a + b / config.accumulate, total, out), None
+
+        numbers = jnp.arange(config.accumulate)
+        parts = (cut(batch["image"]), cut(batch["mask"]), numbers)
+        first = jax.tree.map(lambda x: x[0], parts)
+        zeros = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradients_of, params, frozen, first[0], first[1], key)
+        )
+        return jax.lax.scan(add, zeros, parts)[0]
+
+    def step(state: TrainState, frozen: Tree, batch: Mapping[str, Array]) -> tuple[TrainState, dict[str, Array]]:
+        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        if config.accumulate == 1:
+            scalars, gradients = gradients_of(state.params, frozen, batch["image"], batch["mask"], key)
+        else:
+            scalars, gradients = accumulated(state.params, frozen, batch, key)
+        norm = optax.global_norm(gradients)
+        good = jnp.isfinite(scalars["loss"]) & jnp.isfinite(norm) & (state.broken < 0)
+        updates, moments = optimizer.update(gradients, state.moments, state.params)
+        params = optax.apply_updates(state.params, updates)
+        average = state.average
+        if average is not None:
+            # Early on the average is over few steps, so that it does not drag the initial weights along.
+            decay = jnp.minimum(config.optimizer.ema, (1 + state.step) / (10 + state.step))
+            average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, average, params)
+        new = TrainState(state.step + 1, params, moments, average, state.broken)
+        bad = dataclasses.replace(state, broken=jnp.where(state.broken < 0, state.step, state.broken))
+        new = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, bad)
+        return new, {**scalars, "gradient_norm": norm, "learning_rate": schedule(state.step)}
+
+    return step
+
+
+def compile_train_step(step: Callable, state: TrainState, mesh: Mesh) -> Any:
+    """`jax.jit` of `make_train_step`'s result: state donated, everything laid out for the mesh."""
+    shardings = state_shardings(state, mesh)
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
+
+
+def make_eval_step(skeleton: Skeleton, config: TrainConfig, shown: int = 4) -> Callable[..., dict[str, Array]]:
+    """(params, frozen, batch) -> how good the masks from exact boxes are, and some of them to look at.
+
+    Not compiled yet. `coarse_iou` and `refined_iou` have a value for each image; `image`, `truth`, `box` (corners), `coarse`
+    and `refined` (logits at the input's size) are of the first `shown` images. Without a refiner nothing is refined.
+    """
+    boxes = PromptConfig(box=1, points=0, mask=0, box_noise=0, max_points=1)
+    exact = dataclasses.replace(config, prompts=boxes)
+
+    def evaluate(params: Tree, frozen: Tree, batch: Mapping[str, Array]) -> dict[str, Array]:
+        truth = batch["mask"].astype(jnp.float32) / 255
+        key = jax.random.key(0)
+        prompts = sample_prompts(key, truth, boxes, mask_size=skeleton.config.mask_size)
+        prediction = predict(skeleton.assemble(params, frozen), skeleton, exact, batch["image"], truth, prompts, key)
+        coarse = resize_bilinear(prediction.coarse[..., None], truth.shape[-2:])[..., 0]
+        rows = {"image": batch["image"], "truth": truth, "box": jnp.asarray(prompts.points)[:, :2], "coarse": coarse}
+        out = {"coarse_iou": mask_iou(coarse, truth)}
+        if prediction.refined is not None:
+            rows["refined"] = prediction.refined
+            out["refined_iou"] = mask_iou(prediction.refined, truth)
+        return out | {name: x[:shown] for name, x in rows.items()}
+
+    return evaluate
