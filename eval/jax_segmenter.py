@@ -46,16 +46,23 @@ class JaxSegmenter:
     Args:
       model: from `load_model` or `build_model`.
       name: in reports.
+      kinds: the masks to make; all that it can make unless given.
       photos_per_device: that each device takes at once.
       devices: to use; by default all of this process.
     """
 
     def __init__(
-        self, model: SAM2, name: str, *, photos_per_device: int = 1, devices: Sequence[jax.Device] | None = None
+        self,
+        model: SAM2,
+        name: str,
+        *,
+        kinds: tuple[str, ...] | None = None,
+        photos_per_device: int = 1,
+        devices: Sequence[jax.Device] | None = None,
     ):
         devices = devices or jax.local_devices()
         self.name = name
-        self.kinds = (COARSE,) if model.refiner is None else (COARSE, REFINED)
+        self.kinds = kinds or ((COARSE,) if model.refiner is None else (COARSE, REFINED))
         self.batch_size = photos_per_device * len(devices)
         self._checksum = weights_checksum(model)
         self._mesh = Mesh(np.array(devices), ("photos",))

@@ -1,0 +1,202 @@
+"""The commands `sam2refiner eval image`, `eval video` and `eval ablation`."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from tyro.conf import Positional
+
+from ..checkpoints import load_model
+from ..segment import DEFAULT_CHECKPOINT
+from ..video_predictor import SAM2VideoPredictor
+from .ablation import evaluate_combinations, find_refiners, write_ablation_report
+from .benchmarks import Benchmark, open_benchmarks
+from .clips import find_layout, open_clips, read_names
+from .image import Clock, ImageSettings, LeftOut, evaluate_images
+from .jax_segmenter import JaxSegmenter
+from .official import open_official_segmenter, open_official_tracker
+from .report import write_image_report
+from .run_folder import RunFolder
+from .segmenters import FilledBox, GrabCut, Segmenter
+from .trackers import BaselineTracker, Tracker, our_tracker
+from .video import evaluate_videos, score_clip
+from .video_report import write_video_report
+
+__all__ = ["ablation", "image", "video"]
+
+Model = Literal["sam2refiner", "sam2", "grabcut", "box"]
+UNSEEN_FILE = "unseen_videos.txt"
+
+
+def image(
+    sets: Positional[tuple[str, ...]],
+    checkpoint: str = DEFAULT_CHECKPOINT,
+    refiner: Path | None = None,
+    model: Model = "sam2refiner",
+    output: Path = Path("out/eval"),
+    prompts: tuple[str, ...] = ("box",),
+    seed: int = 0,
+    limit: int | None = None,
+    photos_per_device: int = 1,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+) -> None:
+    """Evaluate masks of images: boxes, random points and interactive clicks, on any set of images with masks.
+
+    It writes results.json, items.csv, table.md, points.png, gains.png and gallery.png. A run that was interrupted goes
+    on where it was when the same command is given again. With a refiner, its masks are compared with plain SAM 2's.
+
+    Args:
+      sets: What to evaluate on: hqsam-val:DIR for the four sets of HQ-SAM, folder:DIR for any folder of images and
+        masks, regions:DIR for BSDS, "davis:DIR?every=15" for frames of DAVIS, and every other source of training.
+      checkpoint: A checkpoint directory, an official .pt or .safetensors, or a Hugging Face id.
+      refiner: A refiner's checkpoint directory.
+      model: What makes the masks: this package, the official PyTorch package sam2 with the same official .pt, or a
+        baseline that needs no checkpoint.
+      output: The folder for the results.
+      prompts: Of each kind of box, points-N (N random points on the object) and clicks (the clicking robot's) a table.
+      seed: Of the random points.
+      limit: Evaluate only the first so many items of each set.
+      photos_per_device: How many photos each device works on at once.
+      dtype: Computation type; bfloat16 is the fast mode on GPUs and TPUs.
+    """
+    settings = ImageSettings(prompts, seed, limit)
+    benchmarks = open_benchmarks(sets)
+    segmenter = _open_segmenter(model, checkpoint, refiner, dtype, photos_per_device)
+    run = RunFolder(output, _image_settings(segmenter, benchmarks, settings))
+    clock = Clock()
+    left_out = evaluate_images(segmenter, benchmarks, settings, run, clock)
+    print(write_image_report(segmenter, benchmarks, settings, run, left_out, clock))
+    _print_place(output, left_out)
+
+
+def video(
+    folder: Positional[Path],
+    checkpoint: str = DEFAULT_CHECKPOINT,
+    refiner: Path | None = None,
+    model: Model = "sam2refiner",
+    output: Path = Path("out/eval"),
+    prompt: Literal["mask", "box", "click"] = "mask",
+    clips: tuple[str, ...] = (),
+    clip_list: Path | None = None,
+    unseen: Path | None = None,
+    predictions: Path | None = None,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+) -> None:
+    """Evaluate tracking from the first frame, on DAVIS 2016 or 2017 or LVOS v1 or v2.
+
+    It writes the masks as OUTPUT/masks/CLIP/FRAME.png, as the official evaluators read them, and results.json,
+    objects.csv and table.md. A run that was interrupted goes on with the clip where it was.
+
+    Args:
+      folder: The folder that holds JPEGImages and Annotations; of LVOS, valid_meta.json too.
+      checkpoint: A checkpoint directory, an official .pt or .safetensors, or a Hugging Face id.
+      refiner: A refiner's checkpoint directory.
+      model: What makes the masks: this package, the official PyTorch package sam2 with the same official .pt, or a
+        baseline that needs no checkpoint.
+      output: The folder for the results.
+      prompt: What is given of each object in its first frame.
+      clips: The clips to evaluate; all unless given.
+      clip_list: A file that names the clips instead, such as DAVIS/ImageSets/2017/val.txt.
+      unseen: A file that names the clips of unseen categories, for the table of LVOS v2; by default unseen_videos.txt
+        in the folder, if there is one.
+      predictions: Score the masks in this folder, PREDICTIONS/CLIP/FRAME.png, instead of making any.
+      dtype: Computation type; bfloat16 is the fast mode on GPUs and TPUs.
+    """
+    if clips and clip_list:
+        raise ValueError("give either clips or a clip_list, not both")
+    found = open_clips(folder, read_names(clip_list) if clip_list else clips)
+    if unseen is None and (folder / UNSEEN_FILE).exists():
+        unseen = folder / UNSEEN_FILE
+    clock = Clock()
+    if predictions is not None:
+        name = predictions.name
+        records = [
+            {"clip": clip.name, "objects": clock.time("metrics", score_clip, clip, predictions / clip.name)}
+            for clip in found
+        ]
+        output.mkdir(parents=True, exist_ok=True)
+    else:
+        tracker = _open_tracker(model, checkpoint, refiner, dtype)
+        names = [clip.name for clip in found]
+        run = RunFolder(output, {**tracker.settings(), "folder": str(folder), "prompt": prompt, "clips": names})
+        evaluate_videos(tracker, found, prompt, run, clock)
+        name, records = tracker.name, sorted(run.records, key=lambda record: names.index(record["clip"]))
+    unseen_names = read_names(unseen) if unseen else []
+    print(write_video_report(output, records, name, find_layout(folder), unseen_names, clock))
+    print(f"\nresults: {output}")
+
+
+def ablation(
+    sets: Positional[tuple[str, ...]],
+    refiners: Path,
+    checkpoint: str = DEFAULT_CHECKPOINT,
+    output: Path = Path("out/ablation"),
+    limit: int | None = None,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+) -> None:
+    """Evaluate Localization Augment, Prompt Retargeting and Mask Refinement in all combinations, by boxes.
+
+    It writes table.md and results.json, and the report of each combination in a folder of its own, each of which goes
+    on where it was interrupted.
+
+    Args:
+      sets: What to evaluate on, as of `eval image`.
+      refiners: A folder with a refiner's checkpoint directory for each combination, trained so: LA, PR, MR, LA+PR,
+        LA+MR, PR+MR, LA+PR+MR. Those that are missing are left out of the table.
+      checkpoint: Of the model they belong to: a directory, an official .pt or .safetensors, or a Hugging Face id.
+      output: The folder for the results.
+      limit: Evaluate only the first so many items of each set.
+      dtype: Computation type; bfloat16 is the fast mode on GPUs and TPUs.
+    """
+    settings = ImageSettings(limit=limit)
+    benchmarks = open_benchmarks(sets)
+    found = find_refiners(refiners)
+    base = load_model(checkpoint, dtype=dtype).with_refiner(None)
+
+    def open_run(name: str, segmenter: JaxSegmenter) -> RunFolder:
+        return RunFolder(output / name, _image_settings(segmenter, benchmarks, settings))
+
+    summaries, left_out = evaluate_combinations(base, found, benchmarks, settings, open_run, Clock())
+    print(write_ablation_report(output, summaries))
+    _print_place(output, left_out)
+
+
+def _open_segmenter(model: Model, checkpoint: str, refiner: Path | None, dtype: str, photos: int) -> Segmenter:
+    if model == "sam2refiner":
+        loaded = load_model(checkpoint, refiner=refiner, dtype=dtype)
+        return JaxSegmenter(loaded, _model_name(checkpoint, refiner), photos_per_device=photos)
+    if refiner is not None:
+        raise ValueError(f"a refiner needs the model sam2refiner, got {model}")
+    if model == "sam2":
+        return open_official_segmenter(checkpoint)
+    return GrabCut() if model == "grabcut" else FilledBox()
+
+
+def _open_tracker(model: Model, checkpoint: str, refiner: Path | None, dtype: str) -> Tracker:
+    if model == "sam2refiner":
+        predictor = SAM2VideoPredictor(load_model(checkpoint, refiner=refiner, dtype=dtype))
+        return our_tracker(predictor, _model_name(checkpoint, refiner))
+    if refiner is not None:
+        raise ValueError(f"a refiner needs the model sam2refiner, got {model}")
+    if model == "sam2":
+        return open_official_tracker(checkpoint)
+    return BaselineTracker(GrabCut() if model == "grabcut" else FilledBox())
+
+
+def _model_name(checkpoint: str, refiner: Path | None) -> str:
+    return Path(checkpoint).name + (f" + {refiner.name}" if refiner else "")
+
+
+def _image_settings(segmenter: Segmenter, benchmarks: list[Benchmark], settings: ImageSettings) -> dict[str, Any]:
+    return {
+        **segmenter.settings(),
+        "kinds": list(segmenter.kinds),
+        "sets": {benchmark.spec: len(benchmark.source) for benchmark in benchmarks},
+        "prompts": list(settings.prompts),
+        "seed": settings.seed,
+        "limit": settings.limit,
+    }
+
+
+def _print_place(output: Path, left_out: list[LeftOut]) -> None:
+    missing = f", {len(left_out)} items left out (listed in table.md)" if left_out else ""
+    print(f"\nresults: {output}{missing}")

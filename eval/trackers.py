@@ -1,0 +1,158 @@
+"""What the video benchmark measures: predictors of SAM 2, ours or the official one, and baselines without a model."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from ..frames import JpegFolder
+from ..track import HISTORY
+from ..video_predictor import SAM2VideoPredictor
+from .clicks import next_click
+from .jax_segmenter import weights_checksum
+from .prompts import Prompt, box_around
+from .segmenters import FilledBox, GrabCut
+
+__all__ = ["BaselineTracker", "PredictorTracker", "Start", "Tracker", "our_tracker", "start_of"]
+
+# How much the box of the last mask grows, on each side, before GrabCut looks for the object in the next frame.
+GROWTH = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What a tracker is given of an object in its first frame: a mask, a box or a click on it."""
+
+    mask: Bool[np.ndarray, "h w"] | None = None
+    prompt: Prompt = dataclasses.field(default_factory=Prompt)
+
+
+# By frame, then by the object's number.
+Starts = dict[int, dict[int, Start]]
+Tracked = Iterator[tuple[int, list[int], Float[np.ndarray, "objects h w"]]]
+
+
+class Tracker(Protocol):
+    """Follows objects through a clip.
+
+    Attributes:
+      name: in reports.
+    """
+
+    name: str
+
+    def settings(self) -> dict[str, Any]:
+        """What its masks depend on, as plain values."""
+        ...
+
+    def track(self, frames: Path, starts: Starts) -> Tracked:
+        """Yields a frame's index, the numbers of the objects that have started, and their logits, (objects, h, w)."""
+        ...
+
+
+def start_of(kind: str, truth: Bool[np.ndarray, "h w"]) -> Start:
+    """The start of this kind, `mask`, `box` or `click`: the click is the one the clicking robot makes first."""
+    if kind == "mask":
+        return Start(mask=truth)
+    if kind == "box":
+        return Start(prompt=Prompt(box=box_around(truth)))
+    return Start(prompt=Prompt(points=(next_click(np.zeros_like(truth), truth),)))
+
+
+class PredictorTracker:
+    """A video predictor with the interface of `SAM2VideoPredictor`.
+
+    Args:
+      predictor: ours or the official one.
+      name: in reports.
+      settings: what its masks depend on.
+      options: for its `init_state`.
+    """
+
+    def __init__(self, predictor: Any, name: str, settings: dict[str, Any], **options: Any):
+        self.name = name
+        self._predictor = predictor
+        self._settings = settings
+        self._options = options
+
+    def settings(self) -> dict[str, Any]:
+        return {"tracker": self.name, **self._settings}
+
+    def track(self, frames: Path, starts: Starts) -> Tracked:
+        """Tracks up to the first frame of another object, adds that one, and so on; no object affects another."""
+        state = self._predictor.init_state(str(frames), **self._options)
+        firsts = sorted(starts)
+        for first, following in itertools.zip_longest(firsts, firsts[1:]):
+            for number, start in starts[first].items():
+                self._add(state, first, number, start)
+            for index, numbers, logits in self._predictor.propagate_in_video(
+                state,
+                start_frame_idx=first,
+                max_frame_num_to_track=None if following is None else following - first - 1,
+            ):
+                yield index, list(numbers), np.asarray(logits)[:, 0]
+
+    def _add(self, state: Any, frame: int, number: int, start: Start) -> None:
+        if start.mask is not None:
+            self._predictor.add_new_mask(state, frame, number, start.mask)
+            return
+        prompt = start.prompt
+        self._predictor.add_new_points_or_box(
+            state,
+            frame,
+            number,
+            points=prompt.coordinates if prompt.points else None,
+            labels=prompt.labels if prompt.points else None,
+            box=None if prompt.box is None else np.array(prompt.box, np.float32),
+        )
+
+
+def our_tracker(predictor: SAM2VideoPredictor, name: str) -> PredictorTracker:
+    """Our predictor as a tracker that remembers as much of a clip as tracking forwards needs."""
+    settings = {
+        "dtype": predictor.model.dtype.name,
+        "weights": weights_checksum(predictor.model),
+        "refined": predictor.model.refiner is not None,
+    }
+    return PredictorTracker(predictor, name, settings, history=HISTORY)
+
+
+class BaselineTracker:
+    """The baselines: `box` repeats the first frame's box, `grabcut` cuts each frame from the last mask's grown box.
+
+    Where GrabCut loses the object, it goes on looking in the last box it had.
+    """
+
+    def __init__(self, baseline: FilledBox):
+        self.name = baseline.name
+        self._baseline = baseline
+
+    def settings(self) -> dict[str, Any]:
+        return {"tracker": self.name}
+
+    def track(self, frames: Path, starts: Starts) -> Tracked:
+        prompts: dict[int, Prompt] = {}
+        for index, photo in enumerate(JpegFolder(frames, size=1).photos()):
+            new = starts.get(index, {})
+            prompts |= {number: _as_prompt(start) for number, start in new.items()}
+            masks = {number: self._baseline.mask(photo, prompt) for number, prompt in prompts.items()}
+            if isinstance(self._baseline, GrabCut):
+                prompts |= {n: Prompt(box=_grown(box_around(mask), mask)) for n, mask in masks.items() if mask.any()}
+            masks |= {number: start.mask for number, start in new.items() if start.mask is not None}
+            if masks:
+                yield index, list(masks), np.where(np.stack(list(masks.values())), 1.0, -1.0).astype(np.float32)
+
+
+def _as_prompt(start: Start) -> Prompt:
+    return start.prompt if start.mask is None else Prompt(box=box_around(start.mask))
+
+
+def _grown(box: tuple[float, float, float, float], mask: np.ndarray) -> tuple[float, float, float, float]:
+    height, width = mask.shape
+    x0, y0, x1, y1 = box
+    dx, dy = GROWTH * (x1 - x0 + 1), GROWTH * (y1 - y0 + 1)
+    return max(0.0, x0 - dx), max(0.0, y0 - dy), min(width - 1.0, x1 + dx), min(height - 1.0, y1 + dy)

@@ -1,0 +1,121 @@
+"""The report of the video benchmark: J&F overall, and of seen and unseen categories as LVOS v2 has it."""
+
+import dataclasses
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .clips import Layout
+from .image import Clock
+from .paper import LVOS_V1, LVOS_V2
+from .report import timing_line, write_csv, write_json, write_text
+from .run_folder import Record
+from .tables import markdown_table
+
+__all__ = ["VideoSummary", "summarise_videos", "write_video_report"]
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoSummary:
+    """Means over objects, in [0, 1].
+
+    Attributes:
+      jf: J&F; with unseen categories, the mean of J and F of both, as LVOS v2 has it.
+      j: region similarity.
+      f: contour accuracy.
+      seen: J and F of the objects of seen categories; None where the list of unseen clips was not given.
+      unseen: likewise.
+      objects: how many there are.
+    """
+
+    jf: float
+    j: float
+    f: float
+    seen: tuple[float, float] | None
+    unseen: tuple[float, float] | None
+    objects: int
+
+
+def summarise_videos(records: Sequence[Record], unseen: Collection[str] = ()) -> VideoSummary:
+    """Means over the objects of all clips.
+
+    Args:
+      records: of the clips.
+      unseen: clips of categories that training does not show, if the set has such.
+
+    Raises:
+      ValueError: if `unseen` is given and names none, or all, of the clips.
+    """
+    j, f = _mean(records)
+    objects = sum(len(record["objects"]) for record in records)
+    if not unseen:
+        return VideoSummary((j + f) / 2, j, f, None, None, objects)
+    new = [record for record in records if record["clip"] in unseen]
+    known = [record for record in records if record["clip"] not in unseen]
+    if not new or not known:
+        raise ValueError(
+            f"the list of unseen clips must name some of the clips, but not all; of {len(records)} it names {len(new)}"
+        )
+    of_known, of_new = _mean(known), _mean(new)
+    return VideoSummary(float(np.mean([of_known, of_new])), j, f, of_known, of_new, objects)
+
+
+def write_video_report(
+    folder: Path, records: Sequence[Record], name: str, layout: Layout, unseen: Collection[str], clock: Clock
+) -> str:
+    """Writes results.json, objects.csv and table.md.
+
+    Args:
+      folder: of the run.
+      records: of the clips.
+      name: of what was evaluated.
+      layout: of the clips; the paper's figures are of LVOS.
+      unseen: as in `summarise_videos`.
+      clock: of this sitting.
+
+    Returns:
+      The table in Markdown.
+    """
+    summary = summarise_videos(records, unseen)
+    document = {"summary": dataclasses.asdict(summary), "seconds": dict(clock.seconds), "clips": list(records)}
+    write_json(folder / "results.json", document)
+    rows = [
+        {"clip": record["clip"], "seen": record["clip"] not in unseen if unseen else "", **_scores(each)}
+        for record in records
+        for each in record["objects"]
+    ]
+    write_csv(folder / "objects.csv", rows)
+    notes = (
+        f"{len(records)} clips, {summary.objects} objects; means over objects, in percent. The frame of the prompt and "
+        "the last one do not count. A frame without the object counts as 1 if its mask is empty too, else as 0."
+    )
+    text = f"{_table(summary, name, layout)}\n\n{notes}\n\n{timing_line(clock, 'scoring')}"
+    write_text(folder / "table.md", f"# {name}\n\n{text}\n")
+    return text
+
+
+def _mean(records: Sequence[Record]) -> tuple[float, float]:
+    objects = [each for record in records for each in record["objects"]]
+    return float(np.mean([each["j"] for each in objects])), float(np.mean([each["f"] for each in objects]))
+
+
+def _scores(each: Record) -> dict[str, float | int | str]:
+    names = ("object", "first", "frames", "j", "f")
+    return {**{name: each[name] for name in names}, "j&f": (each["j"] + each["f"]) / 2}
+
+
+def _table(summary: VideoSummary, name: str, layout: Layout) -> str:
+    if summary.seen is None or summary.unseen is None:
+        head, values, paper = (
+            ("J&F", "J", "F"),
+            (summary.jf, summary.j, summary.f),
+            dict[str, tuple[float, ...]](LVOS_V1),
+        )
+    else:
+        head, paper = ("J&F", "J seen", "F seen", "J unseen", "F unseen"), dict[str, tuple[float, ...]](LVOS_V2)
+        values = (summary.jf, *summary.seen, *summary.unseen)
+    rows = [[name, *(f"{100 * value:.2f}" for value in values)]]
+    if layout == "lvos":
+        rows += [[f"paper: {model}", *(f"{score:.1f}" for score in scores)] for model, scores in paper.items()]
+    return markdown_table(["model", *head], rows)
