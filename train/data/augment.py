@@ -76,11 +76,10 @@ def augment(sample: Sample, size: int, config: AugmentConfig, rng: np.random.Gen
       rng: the only source of randomness.
     """
     flip = config.flip and rng.random() < 0.5
-    result = _jitter(sample, size, config.jitter, rng) if config.jitter else None
-    result = result or squeeze(sample, size)
     if flip:
-        return {"image": cv2.flip(result["image"], 1), "mask": cv2.flip(result["mask"], 1)}
-    return result
+        sample = {"image": cv2.flip(sample["image"], 1), "mask": cv2.flip(sample["mask"], 1)}
+    result = _jitter(sample, size, config.jitter, rng) if config.jitter else None
+    return result or squeeze(sample, size)
 
 
 def resize(picture: UInt8[np.ndarray, "h w *c"], height: int, width: int) -> UInt8[np.ndarray, "{height} {width} *c"]:

@@ -13,10 +13,23 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ...preprocess import as_rgb
 from .sources import Sample
 
-__all__ = ["OBJECT", "decode_mask", "decode_photo", "make_sample", "read_bytes", "read_numbers", "read_sample"]
+__all__ = [
+    "OBJECT",
+    "EmptyMaskError",
+    "decode_mask",
+    "decode_photo",
+    "make_sample",
+    "read_bytes",
+    "read_numbers",
+    "read_sample",
+]
 
 # A pixel belongs to the object if the object covers half of it.
 OBJECT = 128
+
+
+class EmptyMaskError(ValueError):
+    """A mask that shows no object."""
 
 
 def read_sample(image: str | Path, mask: str | Path) -> Sample:
@@ -36,13 +49,14 @@ def make_sample(
     """The two as a sample.
 
     Raises:
-      ValueError: naming the mask, if it is not as large as the image, or empty.
+      ValueError: naming the mask, if it is not as large as the image.
+      EmptyMaskError: naming the mask.
     """
     if mask.shape != image.shape[:2]:
         sizes = "{} x {}".format(*mask.shape[::-1]), "{} x {}".format(*image.shape[1::-1])
         raise ValueError(f"{mask_name} must be as large as its image, {image_name}: it is {sizes[0]}, not {sizes[1]}")
     if mask.max() < OBJECT:
-        raise ValueError(f"{mask_name} is empty: no pixel of it belongs to an object")
+        raise EmptyMaskError(f"{mask_name} is empty: no pixel of it belongs to an object")
     return {"image": image, "mask": mask}
 
 
