@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 from ..train.data.sources import Source, open_source
 
@@ -37,13 +38,15 @@ def open_benchmarks(specs: Sequence[str]) -> list[Benchmark]:
     """The sets that `specs` describe: sources as in training, or "hqsam-val:DIR" for HQ-SAM's four validation sets.
 
     Raises:
-      ValueError: if there is none, a name is taken twice, or a source cannot be opened.
+      ValueError: if there is none, one is given twice, or a source cannot be opened.
     """
     benchmarks = [benchmark for spec in specs for benchmark in _open(spec)]
-    names = [benchmark.name for benchmark in benchmarks]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    found = [benchmark.spec for benchmark in benchmarks]
+    twice = sorted({spec for spec in found if found.count(spec) > 1})
     if twice:
         raise ValueError(f"every set must be given once, got {', '.join(twice)} more than once")
+    names = [benchmark.name for benchmark in benchmarks]
+    benchmarks = [b if names.count(b.name) == 1 else dataclasses.replace(b, name=b.spec) for b in benchmarks]
     if not benchmarks:
         raise ValueError("give at least one set to evaluate on")
     return benchmarks
@@ -51,9 +54,10 @@ def open_benchmarks(specs: Sequence[str]) -> list[Benchmark]:
 
 def _open(spec: str) -> list[Benchmark]:
     kind, _, rest = spec.partition(":")
-    if kind != HQ_SAM_KIND:
-        return [Benchmark(spec, spec, open_source(spec), by_clip=kind == "davis")]
     location, _, options = rest.partition("?")
+    if kind != HQ_SAM_KIND:
+        short = ":".join(part for part in (kind, Path(location).name) if part) + (f"?{options}" if options else "")
+        return [Benchmark(short, spec, open_source(spec), by_clip=kind == "davis")]
     specs = {name: f"{HQ_SAM_KIND}:{location}?set={short}" for name, short in HQ_SAM_SETS.items()}
     chosen = {name: each for name, each in specs.items() if not options or each == spec}
     if not chosen:

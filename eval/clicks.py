@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 from jaxtyping import Bool
 
+from .metrics import tight_window
+
 __all__ = ["Click", "next_click", "number_of_clicks"]
 
 
@@ -52,5 +54,10 @@ def number_of_clicks(ious: list[float], target: float, limit: int) -> int:
 
 
 def _depth(error: np.ndarray) -> np.ndarray:
-    padded = np.pad(error, 1).astype(np.uint8)
-    return cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+    """How far each pixel is from the error's edge; 0 outside it."""
+    depth = np.zeros(error.shape, np.float32)
+    window = tight_window(error)
+    if error[window].size:
+        padded = np.pad(error[window], 1).astype(np.uint8)
+        depth[window] = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+    return depth

@@ -15,7 +15,7 @@ from .image import Clock, ImageSettings, LeftOut, evaluate_images
 from .jax_segmenter import JaxSegmenter
 from .official import open_official_segmenter, open_official_tracker
 from .report import write_image_report
-from .run_folder import RunFolder
+from .run_folder import Record, RunFolder
 from .segmenters import FilledBox, GrabCut, Segmenter
 from .trackers import BaselineTracker, Tracker, our_tracker
 from .video import evaluate_videos, score_clip
@@ -109,7 +109,7 @@ def video(
     clock = Clock()
     if predictions is not None:
         name = predictions.name
-        records = [
+        records: list[Record] = [
             {"clip": clip.name, "objects": clock.time("metrics", score_clip, clip, predictions / clip.name)}
             for clip in found
         ]

@@ -23,7 +23,7 @@ class OfficialSegmenter:
       name: in reports.
     """
 
-    kinds = ("mask",)
+    kinds: tuple[str, ...] = ("mask",)
     batch_size = 1
 
     def __init__(self, predictor: Any, name: str):

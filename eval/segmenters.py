@@ -55,7 +55,7 @@ class FilledBox:
     """The baseline `box`: the filled box itself, or the smallest one that holds all clicks on the object."""
 
     name = "box"
-    kinds = ("mask",)
+    kinds: tuple[str, ...] = ("mask",)
     batch_size = 1
 
     def settings(self) -> dict[str, Any]:

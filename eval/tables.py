@@ -74,14 +74,20 @@ def image_tables(summary: Summary, name: str) -> str:
 
 
 def _box_table(masks: dict[str, dict[str, dict[str, float]]], name: str) -> str:
-    sets = list(next(iter(masks.values())))
-    rows = [[f"{name}, {kind}", *(percent(entry) for entry in entries.values())] for kind, entries in masks.items()]
+    sets = _columns(masks)
+    rows = [[f"{name}, {kind}", *(percent(entries[s]) for s in sets)] for kind, entries in masks.items()]
     if set(sets) & set(HQ_SAM_SETS):
         shown = [s for s in sets if s != AVERAGE or set(sets) == {*HQ_SAM_SETS, AVERAGE}]
         for model, scores in BOXES.items():
             cells = [reported(scores.get(s) if s in shown else None) for s in sets]
             rows.append([f"paper: {model}", *cells])
     return markdown_table(["model", *sets], rows)
+
+
+def _columns(masks: dict[str, dict[str, dict[str, float]]]) -> list[str]:
+    """The sets, and their average where there are several."""
+    sets = list(next(iter(masks.values())))
+    return sets if len(sets) > 2 else sets[:1]
 
 
 def _points_table(summary: Summary, counts: Sequence[int], name: str) -> str:
@@ -97,12 +103,12 @@ def _points_table(summary: Summary, counts: Sequence[int], name: str) -> str:
 
 
 def _clicks_table(masks: dict[str, dict[str, dict[str, float]]], name: str) -> str:
-    sets = list(next(iter(masks.values())))
+    sets = _columns(masks)
     rows = []
     for kind, entries in masks.items():
-        cells = [" / ".join(f"{entry[f'noc{target}']:.2f}" for target in NOC_TARGETS) for entry in entries.values()]
+        cells = [" / ".join(f"{entries[s][f'noc{target}']:.2f}" for target in NOC_TARGETS) for s in sets]
         rows.append([f"{name}, {kind}", *cells])
-        cells = [" / ".join(f"{entry[f'failed{target}']:.1%}" for target in NOC_TARGETS) for entry in entries.values()]
+        cells = [" / ".join(f"{entries[s][f'failed{target}']:.1%}" for target in NOC_TARGETS) for s in sets]
         rows.append([f"{name}, {kind}: never reached", *cells])
     return markdown_table(["model", *sets], rows)
 

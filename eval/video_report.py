@@ -1,7 +1,7 @@
 """The report of the video benchmark: J&F overall, and of seen and unseen categories as LVOS v2 has it."""
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -106,15 +106,13 @@ def _scores(each: Record) -> dict[str, float | int | str]:
 
 
 def _table(summary: VideoSummary, name: str, layout: Layout) -> str:
-    if summary.seen is None or summary.unseen is None:
-        head, values, paper = (
-            ("J&F", "J", "F"),
-            (summary.jf, summary.j, summary.f),
-            dict[str, tuple[float, ...]](LVOS_V1),
-        )
-    else:
-        head, paper = ("J&F", "J seen", "F seen", "J unseen", "F unseen"), dict[str, tuple[float, ...]](LVOS_V2)
+    head: tuple[str, ...] = ("J&F", "J", "F")
+    values: tuple[float, ...] = (summary.jf, summary.j, summary.f)
+    paper: Mapping[str, tuple[float, ...]] = LVOS_V1
+    if summary.seen is not None and summary.unseen is not None:
+        head = ("J&F", "J seen", "F seen", "J unseen", "F unseen")
         values = (summary.jf, *summary.seen, *summary.unseen)
+        paper = LVOS_V2
     rows = [[name, *(f"{100 * value:.2f}" for value in values)]]
     if layout == "lvos":
         rows += [[f"paper: {model}", *(f"{score:.1f}" for score in scores)] for model, scores in paper.items()]
