@@ -11,7 +11,8 @@ __all__ = ["contour_accuracy", "region_similarity"]
 # How far a contour may be off, as a share of the image's diagonal.
 BOUND_TH = 0.008
 
-Mask = Bool[np.ndarray, "h w"]
+# Of one size, which is checked with a message of its own.
+Mask = Bool[np.ndarray, "_ _"]
 
 
 def region_similarity(prediction: Mask, truth: Mask) -> float:

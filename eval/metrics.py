@@ -10,7 +10,8 @@ __all__ = ["OBJECT", "boundary_iou", "iou", "mask_boundary", "tight_window", "tr
 OBJECT = 128
 DILATION_RATIO = 0.02
 
-Mask = Bool[np.ndarray, "h w"]
+# Of one size, which is checked with a message of its own.
+Mask = Bool[np.ndarray, "_ _"]
 
 
 def truth_of(coverage: np.ndarray) -> np.ndarray:
