@@ -5,7 +5,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from .colours import ramp
-from .painting import Palette
+from .painting import Look
 from .shapes import blob, spline
 from .sketch import SUPERSAMPLING, coverage
 from .textures import Textures
@@ -16,9 +16,9 @@ Scene = Float32[np.ndarray, "h w 3"]
 
 
 def background(
-    rng: np.random.Generator, size: int, textures: Textures, palette: Palette
+    rng: np.random.Generator, size: int, textures: Textures, look: Look
 ) -> tuple[Scene, list[Float32[np.ndarray, "h w"]]]:
-    """A background and the coverage, 0..1, of each of its regions."""
+    """A background and the coverage, 0..1, of each of its regions that is in one piece."""
     if textures.photos and rng.random() < 0.6:
         return textures.crop(rng, size, size).astype(np.float32), []
     kind = rng.random()
@@ -30,26 +30,31 @@ def background(
         labels, count = _panes(rng, size)
     else:
         labels, count = _heap(rng, size)
-    scene: UInt8[np.ndarray, "h w 3"] = np.zeros((size, size, 3), np.uint8)
+    scene = np.zeros((size, size, 3), np.uint8)
     total = np.zeros((size, size), np.float32)
     regions = []
     for number in range(count):
-        cover = coverage(labels, number).astype(np.float32)
-        scene = cv2.blendLinear(scene, _surface(rng, size, textures, palette), total, cover)
-        total += cover
-        regions.append(np.minimum(cover / 255, 1))
-    return _light(rng, scene.astype(np.float32)), regions
+        window, cover = coverage(labels, number)
+        if not cover.size:
+            continue
+        region = np.zeros((size, size), np.float32)
+        region[window] = cover
+        surface = _surface(rng, cover.shape[1], cover.shape[0], size, textures, look)
+        scene[window] = cv2.blendLinear(scene[window], surface, total[window], region[window])
+        total += region
+        regions.append(region / 255)
+    return _light(rng, scene.astype(np.float32)), [] if kind >= 0.75 else regions
 
 
 def _surface(
-    rng: np.random.Generator, size: int, textures: Textures, palette: Palette
-) -> UInt8[np.ndarray, "size size 3"]:
+    rng: np.random.Generator, width: int, height: int, frame: int, textures: Textures, look: Look
+) -> UInt8[np.ndarray, "height width 3"]:
     if textures.photos and rng.random() < 0.5:
-        return textures.crop(rng, size, size)
+        return textures.crop(rng, width, height)
     count = int(rng.choice([1, 1, 2, 3]))
-    colours = [palette.colours[rng.integers(len(palette.colours))] for _ in range(count)]
+    colours = [look.colours[rng.integers(len(look.colours))] for _ in range(count)]
     contrast = float(np.clip(rng.lognormal(1.9, 0.8), 0.5, 30))
-    return textures.cut(rng, size, size, size, ramp(rng, colours, contrast))
+    return textures.cut(rng, width, height, frame, ramp(rng, colours, contrast))
 
 
 def _horizons(rng: np.random.Generator, size: int) -> tuple[UInt8[np.ndarray, "h4 w4"], int]:
@@ -94,7 +99,7 @@ def _light(rng: np.random.Generator, scene: Scene) -> Scene:
     """A gradient and a few soft shadows over the whole."""
     coarse = 1 + rng.normal(0, 0.12, (5, 5)).astype(np.float32)
     ys, xs = np.linspace(-1, 1, 5, dtype=np.float32), np.linspace(-1, 1, 5, dtype=np.float32)
-    fall = rng.normal(0, 0.2, 2).astype(np.float32)
+    fall = rng.normal(0, 0.15, 2).astype(np.float32)
     coarse += fall[0] * ys[:, None] + fall[1] * xs[None]
     light = cv2.resize(np.maximum(coarse, 0.2), scene.shape[1::-1], interpolation=cv2.INTER_CUBIC)
     return cv2.multiply(scene, cv2.merge([light, light, light]))

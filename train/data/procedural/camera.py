@@ -27,11 +27,11 @@ def motion_kernel(rng: np.random.Generator, length: float) -> Float32[np.ndarray
 
 def develop(rng: np.random.Generator, scene: Float32[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
     """A photo of the scene: softness below a pixel, exposure, contrast, cast, noise and JPEG artefacts."""
-    if rng.random() < 0.6:
-        scene = cv2.GaussianBlur(scene, (0, 0), rng.uniform(0.3, 0.8))
+    if rng.random() < 0.4:
+        scene = cv2.GaussianBlur(scene, (0, 0), rng.uniform(0.3, 0.7))
     if rng.random() < 0.5:
         scene = _add_noise(rng, scene)
-    picture = cv2.LUT(np.clip(scene, 0, 255).astype(np.uint8), _tone_curve(rng))
+    picture = cv2.LUT(np.clip(scene, 0, 255).astype(np.uint8), _tone_curve(rng, float(scene.mean()) / 255))
     if rng.random() < 0.6:
         quality = int(rng.integers(30, 96))
         _, code = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
@@ -39,11 +39,13 @@ def develop(rng: np.random.Generator, scene: Float32[np.ndarray, "h w 3"]) -> UI
     return picture
 
 
-def _tone_curve(rng: np.random.Generator) -> UInt8[np.ndarray, "256 1 3"]:
-    """Gamma, contrast, brightness and a colour cast in one table."""
-    grey = np.linspace(0, 1, 256)[:, None, None]
-    curve = grey ** np.exp(rng.normal(0, 0.22))
-    contrast, pivot = np.exp(rng.normal(0, 0.15)), rng.uniform(0.3, 0.6)
+def _tone_curve(rng: np.random.Generator, mean: float) -> UInt8[np.ndarray, "256 1 3"]:
+    """Exposure, contrast, brightness and a colour cast in one table for a scene of this mean, 0..1."""
+    # Cameras bring most scenes near a middle grey: a gamma goes most of the way there.
+    wanted, mean = np.clip(rng.normal(0.45, 0.08), 0.1, 0.8), np.clip(mean, 0.02, 0.98)
+    gamma = (np.log(wanted) / np.log(mean)) ** 0.75
+    curve = (np.arange(256) / 255)[:, None, None] ** np.clip(gamma, 0.4, 2.5)
+    contrast, pivot = np.exp(rng.normal(-0.06, 0.15)), rng.uniform(0.3, 0.6)
     cast = np.exp(rng.normal(0, 0.05, 3))
     curve = ((curve - pivot) * contrast + pivot + rng.normal(0, 0.04)) * cast
     return np.round(np.clip(curve, 0, 1) * 255).astype(np.uint8)
@@ -52,7 +54,7 @@ def _tone_curve(rng: np.random.Generator) -> UInt8[np.ndarray, "256 1 3"]:
 def _add_noise(rng: np.random.Generator, scene: Float32[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "h w 3"]:
     """Adds sensor noise, coarse or fine, coloured or grey."""
     height, width = scene.shape[:2]
-    strength = float(rng.exponential(4.0))
+    strength = min(float(rng.exponential(4.0)), 14.0)
     coarse = 2 if rng.random() < 0.3 else 1
     h, w = -(-height // coarse), -(-width // coarse)
     bank = _noise_bank()

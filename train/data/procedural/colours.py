@@ -13,6 +13,9 @@ Lab = Float[np.ndarray, "3"]
 # RGB of each grey value.
 Ramp = UInt8[np.ndarray, "256 1 3"]
 
+# Standard deviations from the mean that the grey values of a field stand for.
+GREY = (np.arange(256) - 128) / 50
+
 # Lightness (low, high), chroma (low, high) and hue in degrees (centre, spread) of the tones of parts.
 TONES: dict[str, tuple[tuple[float, float], tuple[float, float], tuple[float, float]]] = {
     "dark": ((5, 28), (0, 6), (250, 180)),
@@ -38,7 +41,7 @@ def natural_colour(rng: np.random.Generator) -> Lab:
         hue = rng.normal(125, 15)
     else:
         hue = rng.uniform(0, 360)
-    return _lab(rng.uniform(6, 94), min(rng.gamma(1.3, 11.0), 80.0), hue)
+    return _lab(rng.uniform(8, 94), min(rng.gamma(1.4, 13.0), 80.0), hue)
 
 
 def tone_colour(rng: np.random.Generator, tone: Tone) -> Lab:
@@ -57,17 +60,17 @@ def ramp(rng: np.random.Generator, colours: list[Lab], contrast: float) -> Ramp:
       colours: one to be varied in lightness, or several that the texture runs through.
       contrast: standard deviation of the texture's lightness, 0..100, about each colour.
     """
-    grey = np.linspace(-2.55, 2.55, 256)[:, None]
-    if len(colours) == 1:
-        lab = np.repeat(colours[0][None], 256, axis=0)
-    else:
-        stops = np.linspace(-1.2, 1.2, len(colours))
-        lab = np.stack([np.interp(grey[:, 0], stops, [c[axis] for c in colours]) for axis in range(3)], axis=-1)
     drift = np.array([contrast, *rng.normal(0, 0.15 * contrast, 2)])
-    lab = lab + grey * drift
+    lab = GREY[:, None] * drift
+    if len(colours) == 1:
+        lab += colours[0]
+    else:
+        stops = np.arange(len(colours)) * (2.4 / (len(colours) - 1)) - 1.2
+        lab += np.stack([np.interp(GREY, stops, [c[axis] for c in colours]) for axis in range(3)], axis=-1)
     lab[:, 0] = np.clip(lab[:, 0], 0, 100)
-    rgb = cv2.cvtColor(lab.astype(np.float32)[:, None], cv2.COLOR_LAB2RGB)
-    return np.round(np.clip(rgb, 0, 1) * 255).astype(np.uint8)
+    # OpenCV's bytes of Lab: lightness over 100 in 255 steps, the axes with an offset.
+    code = np.clip(lab * [2.55, 1, 1] + [0, 128, 128], 0, 255).astype(np.uint8)
+    return cv2.cvtColor(code[:, None], cv2.COLOR_LAB2RGB)
 
 
 def _lab(lightness: float, chroma: float, hue: float) -> Lab:

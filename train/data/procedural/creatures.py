@@ -132,7 +132,7 @@ def quadruped(rng: np.random.Generator) -> Sketch:
     sketch.fill(ellipse(muzzle[1] + vector(skull * 0.3, 0), skull * 0.22, n=12), dark)
     sketch.fill(ellipse(neck[1] + vector(skull * 0.3, -skull * 0.3), 0.025, n=12), dark)
     if rng.random() < 0.5:
-        sketch.fur = Fur(rng.uniform(0.03, 0.14), rng.uniform(0.5, 1.5), rng.uniform(0.2, 0.8))
+        sketch.fur = Fur(rng.uniform(0.02, 0.09), rng.uniform(1, 3.5), rng.uniform(0.1, 0.4), bare=(dark,))
     return sketch
 
 

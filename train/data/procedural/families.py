@@ -8,7 +8,7 @@ import numpy as np
 from . import creatures, machines, plants, structures
 from .sketch import Sketch
 
-__all__ = ["FAMILIES", "Family", "draw_family"]
+__all__ = ["FAMILIES", "Family", "draw_family", "pick_family"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +60,14 @@ FAMILIES = (
 CUMULATIVE = np.cumsum([family.weight for family in FAMILIES]) / sum(family.weight for family in FAMILIES)
 
 
-def draw_family(rng: np.random.Generator) -> tuple[Family, Sketch]:
-    """An object of a random family, bent a little."""
-    family = FAMILIES[int(np.searchsorted(CUMULATIVE, rng.random(), side="right"))]
+def draw_family(rng: np.random.Generator, family: Family) -> Sketch:
+    """An object of the family, bent a little."""
     sketch = family.draw(rng)
     if rng.random() < 0.6:
         sketch.bend(rng, rng.uniform(0.005, 0.04))
-    return family, sketch
+    return sketch
+
+
+def pick_family(rng: np.random.Generator) -> Family:
+    """A family by its weight."""
+    return FAMILIES[int(np.searchsorted(CUMULATIVE, rng.random(), side="right"))]

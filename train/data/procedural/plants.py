@@ -52,11 +52,14 @@ def tree(rng: np.random.Generator) -> Sketch:
     wood, leaf, other = sketch.part("wood"), sketch.part("green"), sketch.part("green")
     tips, _ = fork(sketch, rng, wood, depth=3, thickness=rng.uniform(0.05, 0.12))
     size = rng.uniform(0.1, 0.3)
+    bare: tuple[int, ...] = (wood,)
     for number, tip in enumerate(tips[rng.random(len(tips)) < 0.8]):
         sketch.fill(tip + blob(rng, 0.4, 40) * size * rng.uniform(0.5, 1.2), leaf if number % 2 else other)
     if rng.random() < 0.5:  # a pot
-        sketch.fill(box(-0.25, 0, 0.25, rng.uniform(0.2, 0.5), 0.03), sketch.part("any", sketch.group()))
-    sketch.fur = Fur(rng.uniform(0.03, 0.1), rng.uniform(0.3, 1.0), 1.0)
+        pot = sketch.part("any", sketch.group())
+        sketch.fill(box(-0.25, 0.0, 0.25, rng.uniform(0.2, 0.5), 0.03), pot)
+        bare = (wood, pot)
+    sketch.fur = Fur(rng.uniform(0.02, 0.06), rng.uniform(0.3, 1.5), 1.0, bare)
     return sketch
 
 

@@ -1,5 +1,6 @@
 """Outlines of basic shapes, as points in unit coordinates: x to the right, y down."""
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,6 +32,8 @@ Points = np.ndarray | Sequence[object]
 Numbers = Number | Points
 
 TURN = 2 * np.pi
+# The angles of a limb's rounded end from its direction.
+HALF_TURN = np.linspace(TURN / 4, 3 * TURN / 4, 7)
 
 
 def vector(x: Number, y: Number) -> Float[np.ndarray, "2"]:
@@ -46,9 +49,15 @@ def arc(centre: Points, radius: Numbers, start: float = 0.0, stop: float = TURN,
 
 def ellipse(centre: Points, radius: Numbers, angle: float = 0.0, n: int = 32) -> Outline:
     """A whole ellipse turned by `angle`."""
-    points = arc((0, 0), radius, n=n + 1)[:-1]
     cos, sin = np.cos(angle), np.sin(angle)
-    return np.asarray(centre) + points @ np.array([[cos, sin], [-sin, cos]])
+    return np.asarray(centre) + _circle(n) * np.asarray(radius) @ np.array([[cos, sin], [-sin, cos]])
+
+
+@functools.cache
+def _circle(n: int) -> Outline:
+    """Points around the unit circle."""
+    angles = np.arange(n) * (TURN / n)
+    return np.stack([np.cos(angles), np.sin(angles)], axis=-1)
 
 
 def box(x0: Number, y0: Number, x1: Number, y1: Number, corner: Number = 0.0) -> Outline:
@@ -72,17 +81,15 @@ def blob(rng: np.random.Generator, roughness: float, n: int = 72, harmonics: int
     """A closed organic curve about the origin with a radius of about 1: a circle with random Fourier terms."""
     order = np.arange(1, harmonics + 1)
     size = roughness * rng.normal(size=harmonics) / order**1.2
-    angles = np.linspace(0, TURN, n, endpoint=False)
+    angles = np.arange(n) * (TURN / n)
     waves = np.cos(order[:, None] * angles + rng.uniform(0, TURN, (harmonics, 1)))
-    radius = np.maximum(1 + size @ waves, 0.15)
-    return np.stack([np.cos(angles), np.sin(angles)], axis=-1) * radius[:, None]
+    return _circle(n) * np.maximum(1 + size @ waves, 0.15)[:, None]
 
 
 def star(tips: int, inner: Number, n_between: int = 1) -> Outline:
     """A star about the origin whose tips lie on the unit circle and whose notches lie at the radius `inner`."""
     radius = np.tile(np.r_[np.ones(n_between), np.full(n_between, inner)], tips)
-    angles = np.linspace(0, TURN, len(radius), endpoint=False)
-    return np.stack([np.cos(angles), np.sin(angles)], axis=-1) * radius[:, None]
+    return _circle(len(radius)) * radius[:, None]
 
 
 def spline(knots: Points, per_knot: int = 6, closed: bool = False) -> Float[np.ndarray, "n d"]:
@@ -112,13 +119,11 @@ def tube(knots: Points, radii: Numbers, per_knot: int = 4) -> Outlines:
     centre, radius = curve[:, :2], np.maximum(curve[:, 2], 1e-3)
     along = centre[1:] - centre[:-1]
     angle = np.arctan2(along[:, 1], along[:, 0])
-    half = np.linspace(TURN / 4, 3 * TURN / 4, 7)
-    back, front = angle[:, None] + half, angle[:, None] + half + TURN / 2
-    ends = [
-        c[:, None] + np.stack([np.cos(a), np.sin(a)], axis=-1) * r[:, None, None]
-        for c, r, a in ((centre[:-1], radius[:-1], back), (centre[1:], radius[1:], front))
-    ]
-    return np.concatenate(ends, axis=1)
+    rim = angle[:, None] + HALF_TURN
+    round_end = np.stack([np.cos(rim), np.sin(rim)], axis=-1)
+    back = centre[:-1, None] + round_end * radius[:-1, None, None]
+    front = centre[1:, None] - round_end * radius[1:, None, None]
+    return np.concatenate([back, front], axis=1)
 
 
 def leaves(base: Points, angle: Points, length: Numbers, slimness: float, pointed: float = 1.0) -> Outlines:

@@ -14,12 +14,15 @@ from jaxtyping import Float, UInt8
 
 from .shapes import Outline, Outlines
 
-__all__ = ["SUPERSAMPLING", "Fur", "Part", "Sketch", "Tone", "coverage"]
+__all__ = ["SUPERSAMPLING", "Fur", "Part", "Sketch", "Tone", "Window", "coverage"]
 
 # Samples per pixel in each direction.
 SUPERSAMPLING = 4
 # Binary digits after the point in the coordinates that OpenCV's drawing takes.
 SHIFT = 4
+
+# Rows and columns.
+Window = tuple[slice, slice]
 
 Tone = Literal["any", "dark", "light", "metal", "glass", "green", "wood", "skin", "hair", "vivid"]
 
@@ -58,11 +61,19 @@ class Mark:
 
 @dataclasses.dataclass(frozen=True)
 class Fur:
-    """Hair along an object's outline: its length in unit coordinates, hairs per pixel of outline, and how curly."""
+    """Hair along an object's outline.
+
+    Attributes:
+      length: of the longest, in unit coordinates.
+      density: hairs per pixel of outline.
+      wildness: how far they stray from lying side by side.
+      bare: parts on which none grows.
+    """
 
     length: float
     density: float
     wildness: float
+    bare: tuple[int, ...] = ()
 
 
 class Sketch:
@@ -105,9 +116,9 @@ class Sketch:
     def bounds(self) -> tuple[Float[np.ndarray, "2"], Float[np.ndarray, "2"]]:
         """Least and greatest x and y of all that is drawn."""
         drawn = [mark for mark in self.marks if mark.part and mark.onto is None]
-        low = np.min([mark.points.min(axis=(0, 1)) - mark.width / 2 for mark in drawn], axis=0)
-        high = np.max([mark.points.max(axis=(0, 1)) + mark.width / 2 for mark in drawn], axis=0)
-        return low, high
+        points = np.concatenate([mark.points.reshape(-1, 2) for mark in drawn])
+        half = np.repeat([mark.width / 2 for mark in drawn], [mark.points.size // 2 for mark in drawn])[:, None]
+        return (points - half).min(axis=0), (points + half).max(axis=0)
 
     def bend(self, rng: np.random.Generator, amount: float) -> None:
         """Warps the whole drawing by two random waves."""
@@ -153,13 +164,17 @@ def stencil(labels: UInt8[np.ndarray, "h w"], number: int) -> UInt8[np.ndarray, 
     return cv2.compare(labels, number, cv2.CMP_EQ)  # type: ignore[call-overload]  # takes numbers as well
 
 
-def coverage(labels: UInt8[np.ndarray, "h4 w4"], number: int) -> UInt8[np.ndarray, "h w"]:
-    """Share of each pixel's samples that have this number, 0..255."""
+def coverage(labels: UInt8[np.ndarray, "h4 w4"], number: int) -> tuple[Window, UInt8[np.ndarray, "h w"]]:
+    """The pixels about all samples that have this number, and the share of each pixel's samples that do, 0..255."""
     samples = stencil(labels, number)
+    left, upper, width, height = cv2.boundingRect(samples)
+    x0, y0 = left // SUPERSAMPLING, upper // SUPERSAMPLING
+    x1, y1 = -(-(left + width) // SUPERSAMPLING), -(-(upper + height) // SUPERSAMPLING)
+    samples = samples[y0 * SUPERSAMPLING : y1 * SUPERSAMPLING, x0 * SUPERSAMPLING : x1 * SUPERSAMPLING]
     for _ in range(SUPERSAMPLING.bit_length() - 1):  # two fast halvings rather than one slow quartering
         h, w = samples.shape
-        samples = cv2.resize(samples, (w // 2, h // 2), interpolation=cv2.INTER_AREA)
-    return samples
+        samples = cv2.resize(samples, (w // 2, h // 2), interpolation=cv2.INTER_AREA) if samples.size else samples
+    return (slice(y0, y1), slice(x0, x1)), samples
 
 
 def _stack(points: Outline | Outlines) -> Outlines:
@@ -187,24 +202,27 @@ def _draw(labels: UInt8[np.ndarray, "h w"], points: Outlines, mark: Mark, width:
 
 def _grow(rng: np.random.Generator, labels: UInt8[np.ndarray, "h w"], fur: Fur, length: float) -> None:
     """Draws hairs outwards from the outline, each in the number of the part that it grows from."""
-    small = labels[::SUPERSAMPLING, ::SUPERSAMPLING]
-    contours, _ = cv2.findContours((small > 0).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    comb = rng.normal(size=2) * 0.7
+    small = np.ascontiguousarray(labels[::SUPERSAMPLING, ::SUPERSAMPLING])
+    contours, _ = cv2.findContours(stencil(small, 0) ^ 255, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    comb = rng.normal(size=2)
     for contour in contours:
         rim = contour[:, 0].astype(np.float64)
         if len(rim) < 12:
             continue
         along = np.roll(rim, -3, axis=0) - np.roll(rim, 3, axis=0)
         outward = np.stack([along[:, 1], -along[:, 0]], axis=-1) / (np.linalg.norm(along, axis=1, keepdims=True) + 1e-6)
+        if cv2.contourArea(contour, oriented=True) < 0:
+            outward = -outward
         pick = rng.integers(0, len(rim), round(len(rim) * fur.density))
-        root = rim[pick] - outward[pick] * 1.5
-        numbers = small[tuple(np.clip(np.round(root).astype(int), 0, np.array(small.shape)[::-1] - 1).T[::-1])]
-        lean = -outward[pick] + comb + rng.normal(size=(len(pick), 2)) * fur.wildness
+        column, row = contour[pick, 0].T
+        numbers = small[row, column]
+        lean = outward[pick] + comb + rng.normal(size=(len(pick), 2)) * fur.wildness
         lean *= length * rng.uniform(0.3, 1.0, (len(pick), 1))
         curl = rng.normal(size=(len(pick), 2)) * length * fur.wildness * 0.3
+        root = rim[pick] - outward[pick]
         hairs = np.stack([root, root + lean * 0.5 + curl, root + lean], axis=1)
         fixed = np.round(((hairs + 0.5) * SUPERSAMPLING - 0.5) * (1 << SHIFT)).astype(np.int32)
-        thickness = int(rng.integers(2, 5))
-        for number in np.unique(numbers[numbers > 0]):
+        thickness = int(rng.integers(1, 4))
+        for number in set(numbers.tolist()) - set(fur.bare):
             group = list(fixed[numbers == number])
             cv2.polylines(labels, group, False, int(number), thickness, cv2.LINE_8, SHIFT)

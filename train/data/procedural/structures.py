@@ -31,14 +31,14 @@ def lump(rng: np.random.Generator) -> Sketch:
     for _ in range(int(rng.choice([1, 1, 2, 3, 4]))):
         part = body if rng.random() < 0.6 else sketch.part("any", sketch.group())
         lobe = blob(rng, rng.uniform(0.05, 0.45)) * rng.uniform(0.35, 1.0)
-        sketch.fill(rng.normal(0, 0.6, 2) + lobe * [1, rng.uniform(0.4, 1)], part)
+        sketch.fill(rng.normal(0, 0.4, 2) + lobe * [1, rng.uniform(0.4, 1)], part)
     for _ in range(int(rng.choice([0, 0, 2, 6]))):
         spot = rng.normal(0, 0.5, 2) + blob(rng, 0.3, 32) * rng.uniform(0.05, 0.35)
         sketch.fill(spot, sketch.part(), onto=body)
     if rng.random() < 0.12:
         sketch.erase(rng.normal(0, 0.2, 2) + blob(rng, 0.25, 40) * rng.uniform(0.1, 0.35))
     if rng.random() < 0.35:
-        sketch.fur = Fur(rng.uniform(0.05, 0.35), rng.uniform(0.4, 2.0), rng.uniform(0.1, 1.0))
+        sketch.fur = Fur(rng.uniform(0.04, 0.25), rng.uniform(0.6, 3.0), rng.uniform(0.1, 0.7))
     return sketch
 
 

@@ -1,6 +1,7 @@
 """A bank of textures, made once in a process, from which every surface of a scene is cut."""
 
 import functools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,8 +18,8 @@ PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 # Photos are kept at this length of their shorter side, this many of them.
 PHOTO_SIDE = 384
 PHOTOS_KEPT = 256
-# Longest factor between a texture's grain in two places: as it is in the bank, times or over this.
-ZOOM = 3.0
+# Pixels of a field for one of a picture of 256 x 256, from and to.
+ZOOM = (0.5, 3.0)
 
 Picture = UInt8[np.ndarray, "h w 3"]
 
@@ -38,14 +39,26 @@ class Textures:
     def cut(self, rng: np.random.Generator, width: int, height: int, frame: int, ramp: Ramp) -> Picture:
         """A random piece of a random field, turned, zoomed and coloured; `frame` is the side of the whole picture."""
         pyramid = self.pyramids[rng.integers(len(self.pyramids))]
-        step = 256 / frame * ZOOM ** rng.uniform(-1, 1)
+        step = 256 / frame * math.exp(rng.uniform(math.log(ZOOM[0]), math.log(ZOOM[1])))
         level = int(np.clip(np.floor(np.log2(step)), 0, len(pyramid) - 1))
         turn, (x, y) = rng.uniform(0, 2 * np.pi), rng.uniform(0, SIDE, 2) / 2**level
         cos, sin = np.cos(turn) * step / 2**level, np.sin(turn) * step / 2**level
         back = np.array([[cos, -sin, x], [sin, cos, y]])
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         grey = cv2.warpAffine(pyramid[level], back, (width, height), flags=flags, borderMode=cv2.BORDER_WRAP)
+        # Zoomed fields lack the finest detail, which photos have at every scale.
+        share = rng.uniform(0.1, 0.6)
+        grain = self._grain(rng, width, height)
+        grey = cv2.addWeighted(grey, 1 - share / 2, grain, share, -64 * share)
         return cv2.applyColorMap(grey, ramp)
+
+    def _grain(self, rng: np.random.Generator, width: int, height: int) -> UInt8[np.ndarray, "height width"]:
+        """A piece of a field as it is."""
+        field = self.pyramids[rng.integers(len(self.pyramids))][0]
+        if max(width, height) > SIDE:
+            field = np.tile(field, (-(-height // SIDE), -(-width // SIDE)))
+        y, x = rng.integers(0, field.shape[0] - height + 1), rng.integers(0, field.shape[1] - width + 1)
+        return field[y : y + height, x : x + width]
 
     def crop(self, rng: np.random.Generator, width: int, height: int, least: float = 0.3) -> Picture:
         """A random crop of a random photo, at least the share `least` of what fits into it, mirrored or not."""
