@@ -4,14 +4,17 @@ import os
 import sys
 from pathlib import Path
 
-import jax
+# Compiling takes most of the tests' time. XLA reads these when JAX starts, here and in processes that tests start: no
+# optimisation of its code for CPUs, unless the flags of the user say otherwise, and programs kept for the next run.
+os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / "xla"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+
 import numpy as np
 import pytest
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent / "reference"))
-jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".cache" / "xla"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 DATA = Path(os.environ.get("SAM2REFINER_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

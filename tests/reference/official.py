@@ -10,10 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from sam2refiner_jax import SAM2
-from sam2refiner_jax.checkpoints import model_from_weights
+from sam2refiner_jax import PRESETS, SAM2
+from sam2refiner_jax.checkpoints import model_from_weights, weight_shapes
 from sam2refiner_jax.convert import weights_from_official
+from sam2refiner_jax.convert.naming import official_key, our_layout
 
+# All kinds of block that a trunk has: the first of a stage and others, within windows and over the whole map.
+FEW_BLOCKS = {"stages": (1, 2, 3, 1), "global_att_blocks": (4,)}
 PRESET_NAMES = [f"{version}_hiera_{size}" for version in ("sam2", "sam2.1") for size in ("t", "s", "b+", "l")]
 
 
@@ -63,12 +66,17 @@ def torchvision_stand_in():
         torch.jit.script = script
 
 
-def build_official(name: str, *, checkpoint: str | None = None, **overrides) -> torch.nn.Module:
-    from sam2.build_sam import build_sam2
+def build_official(
+    name: str, *, checkpoint: str | None = None, few_blocks: bool = False, video: bool = False, **overrides
+) -> torch.nn.Module:
+    """The official model, or video predictor, of this name; `few_blocks` cuts its trunk (`FEW_BLOCKS`)."""
+    from sam2.build_sam import build_sam2, build_sam2_video_predictor
 
-    version = name.split("_")[0]
+    if few_blocks:
+        overrides |= {f"image_encoder.trunk.{key}": list(value) for key, value in FEW_BLOCKS.items()}
     extra = [f"++model.{key}={value}" for key, value in overrides.items()]
-    return build_sam2(f"configs/{version}/{name}.yaml", checkpoint, device="cpu", hydra_overrides_extra=extra)
+    build = build_sam2_video_predictor if video else build_sam2
+    return build(f"configs/{name.split('_')[0]}/{name}.yaml", checkpoint, device="cpu", hydra_overrides_extra=extra)
 
 
 def randomise(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
@@ -96,6 +104,14 @@ def ours_like(official: torch.nn.Module, *, dtype=jnp.float32, **config_changes)
     """Our model with the weights of the official one."""
     config, weights = weights_from_official({k: t.numpy().copy() for k, t in official.state_dict().items()})
     return model_from_weights(dataclasses.replace(config, **config_changes), weights, dtype=dtype)
+
+
+def ours_of_few_blocks(official: torch.nn.Module, name: str, image_size: int) -> SAM2:
+    """Our model with the weights of an official one that was built with `few_blocks`."""
+    trunk = dataclasses.replace(PRESETS[name].trunk, **FEW_BLOCKS)
+    config = dataclasses.replace(PRESETS[name], trunk=trunk, image_size=image_size)
+    tensors = {key: tensor.numpy() for key, tensor in official.state_dict().items()}
+    return model_from_weights(config, {p: our_layout(p, tensors[official_key(p)]) for p in weight_shapes(config)})
 
 
 def official_image_predictor(official: torch.nn.Module, **kwargs):

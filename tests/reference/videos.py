@@ -7,7 +7,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import torch
-from official import ours_like, randomise, relative_error
+from official import build_official, ours_like, ours_of_few_blocks, randomise, relative_error
 from PIL import Image
 
 from sam2refiner_jax import SAM2VideoPredictor
@@ -69,26 +69,23 @@ class Float32Memories:
 
 
 @functools.lru_cache(maxsize=2)
-def official_and_ours_video(name: str, size: int, exact_memories: bool = False):
+def official_and_ours_video(name: str, size: int, exact_memories: bool = False, few_blocks: bool = False):
     """Both predictors with the same random weights, for input of this size.
 
+    With `few_blocks` the trunk is cut short.
     With `exact_memories` neither rounds memory features to bfloat16, which turns differences in the last digit into
     differences of half a percent of single numbers.
     """
     import sam2.sam2_video_predictor as official_module
-    from sam2.build_sam import build_sam2_video_predictor
 
     official_module.torch = Float32Memories() if exact_memories else torch
     official_module.tqdm = lambda x, **_: x
-    version = name.split("_")[0]
-    official = build_sam2_video_predictor(
-        f"configs/{version}/{name}.yaml", device="cpu", hydra_overrides_extra=[f"++model.image_size={size}"]
-    )
+    official = build_official(name, video=True, few_blocks=few_blocks, image_size=size)
     official.fill_hole_area = 0  # needs its CUDA extension, and is skipped with a warning without it
     randomise(official, SEED)
     with torch.no_grad():
         official.sam_mask_decoder.pred_obj_score_head.layers[-1].bias += OBJECT_SCORE_BIAS
-    model = ours_like(official, image_size=size)
+    model = ours_of_few_blocks(official, name, size) if few_blocks else ours_like(official, image_size=size)
     return official, SAM2VideoPredictor(model, memory_dtype=jnp.float32 if exact_memories else jnp.bfloat16)
 
 
