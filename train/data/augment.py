@@ -86,9 +86,7 @@ def resize(picture: UInt8[np.ndarray, "h w *c"], height: int, width: int) -> UIn
     """The picture resized with the antialiased bilinear filter of `preprocess_image`, to within rounding."""
     if height >= picture.shape[0] and width >= picture.shape[1]:  # Nothing to antialias; OpenCV is ten times faster.
         return cv2.resize(np.ascontiguousarray(picture), (width, height), interpolation=cv2.INTER_LINEAR)
-    # The gap: a picture that shrinks much is first reduced by a whole factor, which is faster and hardly differs.
-    shrunk = Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
-    return np.asarray(shrunk)
+    return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def _jitter(sample: Sample, size: int, scales: tuple[float, float], rng: np.random.Generator) -> Sample | None:

@@ -83,8 +83,8 @@ class HQSeg44K(tfds.core.GeneratorBasedBuilder):
         writer = tfds.core.SequentialWriter(info, EXAMPLES_PER_FILE, file_format="array_record")
         writer.initialize_splits(list(splits))
         for split, examples in splits.items():
-            named = tqdm((example for _, example in examples), desc=split, unit=" images")
-            while chunk := list(itertools.islice(named, EXAMPLES_AT_ONCE)):
+            rest = iter(tqdm((example for _, example in examples), desc=split, unit=" images"))
+            while chunk := list(itertools.islice(rest, EXAMPLES_AT_ONCE)):
                 writer.add_examples({split: chunk})
         writer.close_all()
         self.info.set_splits(info.splits)

@@ -1,0 +1,157 @@
+import json
+
+import numpy as np
+import pytest
+
+from sam2refiner_jax.train.data.augment import AugmentConfig
+from sam2refiner_jax.train.data.pipeline import make_batches
+from sam2refiner_jax.train.data.sources import open_source
+
+SIZE = 32
+OPTIONS = {"image_size": SIZE, "batch_size": 4, "seed": 5, "augment": AugmentConfig()}
+BROKEN = 1  # of the eight images of the folder, one that the second batch holds
+
+
+class Colours:
+    """Images of one colour each, from `first` on."""
+
+    def __init__(self, first: int, count: int):
+        self._first = first
+        self._count = count
+
+    def __len__(self):
+        return self._count
+
+    def __getitem__(self, index):
+        image = np.full((8, 12, 3), self._first + index, np.uint8)
+        return {"image": image, "mask": np.full((8, 12), 255, np.uint8)}
+
+    def name_of(self, index):
+        return str(self._first + index)
+
+
+def take(batches, count):
+    return [next(batches) for _ in range(count)]
+
+
+def assert_equal(batches, others):
+    assert len(batches) == len(others)
+    for batch, other in zip(batches, others, strict=True):
+        assert {*batch} == {*other} == {"image", "mask"}
+        for name in batch:
+            np.testing.assert_array_equal(batch[name], other[name])
+
+
+def colours(batches):
+    return [int(image[0, 0, 0]) for batch in batches for image in batch["image"]]
+
+
+@pytest.fixture
+def source(pair_folder):
+    return open_source(f"folder:{pair_folder}")
+
+
+@pytest.mark.parametrize("augment", [None, AugmentConfig()])
+def test_batches(source, augment):
+    options = OPTIONS | {"augment": augment}
+    batches = take(make_batches([(source, 1.0)], **options), 5)
+    for batch in batches:
+        assert batch["image"].shape == (4, SIZE, SIZE, 3)
+        assert batch["mask"].shape == (4, SIZE, SIZE)
+        assert batch["image"].dtype == batch["mask"].dtype == np.uint8
+        assert batch["mask"].max(axis=(1, 2)).min() >= 128
+    assert_equal(batches, take(make_batches([(source, 1.0)], **options), 5))
+    other = take(make_batches([(source, 1.0)], **options | {"seed": 6}), 5)
+    assert any((batch["image"] != another["image"]).any() for batch, another in zip(batches, other, strict=True))
+
+
+def test_every_pass_shows_each_image_once_in_another_order():
+    options = OPTIONS | {"augment": None, "batch_size": 3}
+    shown = np.reshape(colours(take(make_batches([(Colours(10, 6), 1.0)], **options), 8)), (4, 6))
+    np.testing.assert_array_equal(np.sort(shown), np.tile(np.arange(10, 16), (4, 1)))
+    assert len({tuple(order) for order in shown}) > 1
+
+
+def test_an_image_is_augmented_anew_in_every_pass(source):
+    batches = take(make_batches([(source, 1.0)], **OPTIONS), 8)
+    images = {image.tobytes() for batch in batches for image in batch["image"]}
+    assert len(images) == 32
+
+
+def test_sources_are_mixed_by_weight():
+    sources = [(Colours(0, 5), 1.0), (Colours(100, 3), 3.0)]
+    options = OPTIONS | {"augment": None, "batch_size": 8}
+    for batch in take(make_batches(sources, **options), 4):
+        assert sum(colour >= 100 for colour in colours([batch])) == 6
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_share_the_same_global_batches(source, processes):
+    sources = [(source, 1.0), (Colours(0, 5), 2.0)]
+    whole = take(make_batches(sources, **OPTIONS), 5)
+    parts = [
+        take(make_batches(sources, **OPTIONS, process_index=index, process_count=processes), 5)
+        for index in range(processes)
+    ]
+    joined = [
+        {name: np.concatenate([part[name] for part in batch]) for name in batch[0]}
+        for batch in zip(*parts, strict=True)
+    ]
+    assert_equal(joined, whole)
+
+
+def test_resumed_batches_continue(source):
+    batches = make_batches([(source, 1.0)], **OPTIONS)
+    first = take(batches, 3)
+    state = json.dumps(batches.get_state())
+    assert len(state) < 100
+    rest = take(batches, 4)
+    resumed = make_batches([(source, 1.0)], **OPTIONS)
+    resumed.set_state(json.loads(state))
+    assert resumed.get_state() == json.loads(state)
+    assert_equal(take(resumed, 4), rest)
+    batches.set_state({"next_batch": 0})  # backwards, too
+    assert_equal(take(batches, 3), first)
+    shared = make_batches([(source, 1.0)], **OPTIONS, process_index=1, process_count=2)
+    shared.set_state(json.loads(state))  # and by another number of processes
+    assert_equal(take(shared, 4), [{name: array[2:] for name, array in batch.items()} for batch in rest])
+
+
+def test_a_broken_file_is_reported_not_skipped_by_threads_and_workers_alike(source, pair_folder):
+    whole = take(make_batches([(source, 1.0)], **OPTIONS), 2)  # one pass
+    (pair_folder / "masks" / f"{BROKEN}.png").write_bytes(b"")
+    for workers in (0, 2):
+        batches = make_batches([(source, 1.0)], **OPTIONS, workers=workers)
+        try:
+            assert_equal([next(batches)], whole[:1])
+            with pytest.raises(ValueError, match=rf"masks/{BROKEN}.png is not a readable picture: empty file"):
+                next(batches)
+            assert batches.get_state() == {"next_batch": 1}
+        finally:
+            batches.close()
+
+
+def test_closed_batches_end(source):
+    batches = make_batches([(source, 1.0)], **OPTIONS)
+    next(batches)
+    batches.close()
+    with pytest.raises(ValueError, match="closed"):
+        next(batches)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sources": []}, "at least one source, got none"),
+        ({"sources": [(Colours(0, 0), 1.0)]}, "source 0 holds none"),
+        ({"sources": [(Colours(0, 1), 1.0), (Colours(0, 1), 0.0)]}, "weights must be positive, got 0.0 for source 1"),
+        ({"batch_size": 6, "process_count": 4}, "must be a multiple of process_count.* got 6, 4 and 0"),
+        ({"process_index": 2, "process_count": 2}, "process_index below it; got 4, 2 and 2"),
+        ({"batch_size": 0}, "must be positive and workers not negative, got 32, 0 and 0"),
+        ({"seed": -1}, "seed must be from 0 to 2"),
+    ],
+)
+def test_wrong_arguments(options, message):
+    arguments = {"sources": [(Colours(0, 1), 1.0)], **OPTIONS, **options}
+    with pytest.raises(ValueError, match=message):
+        make_batches(arguments.pop("sources"), **arguments)
