@@ -18,6 +18,11 @@ class Click(NamedTuple):
     y: int
     label: int
 
+    @property
+    def point(self) -> tuple[float, float, int]:
+        """As a point of a `Prompt`."""
+        return float(self.x), float(self.y), self.label
+
 
 def next_click(
     prediction: Bool[np.ndarray, "h w"], truth: Bool[np.ndarray, "h w"], clicks: tuple[Click, ...] = ()

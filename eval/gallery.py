@@ -69,10 +69,9 @@ def _final_iou(record: Record, prompt: str) -> float:
 
 
 def _prompted(photo: UInt8[np.ndarray, "h w 3"], prompt: Prompt) -> UInt8[np.ndarray, "_ _ 3"]:
-    boxes = None if prompt.box is None else np.array([prompt.box], np.float32)
-    points, labels = (prompt.coordinates, prompt.labels) if prompt.points else (None, None)
+    boxes = None if prompt.corners is None else prompt.corners[None]
     nothing = np.zeros((0, *photo.shape[:2]), bool)
-    return _shrunk(draw_overlay(photo, nothing, points=points, labels=labels, boxes=boxes))
+    return _shrunk(draw_overlay(photo, nothing, points=prompt.coordinates, labels=prompt.labels, boxes=boxes))
 
 
 def _masked(photo: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "_ _ 3"]:

@@ -225,7 +225,7 @@ def _click(segmenter: Segmenter, encoded: Any, row: Sequence[Item | None], kind:
                 mask = np.zeros_like(item.truth) if answers[i] is None else answers[i].mask
                 clicks[i] += (clock.time("metrics", next_click, mask, item.truth, clicks[i]),)
         prompts = [
-            Prompt(points=tuple(made), logits=None if answer is None else answer.logits) if is_active else None
+            Prompt(points=tuple(c.point for c in made), logits=answer.logits if answer else None) if is_active else None
             for made, answer, is_active in zip(clicks, answers, active, strict=True)
         ]
         for i, answer in enumerate(clock.time("model", segmenter.segment, encoded, prompts, kind)):

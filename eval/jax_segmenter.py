@@ -101,9 +101,9 @@ class JaxSegmenter:
 
     def _read(self, prompt: Prompt, size: tuple[int, int]) -> ObjectPrompts:
         return read_prompts(
-            prompt.coordinates if prompt.points else None,
-            prompt.labels if prompt.points else None,
-            prompt.box,
+            prompt.coordinates,
+            prompt.labels,
+            prompt.corners,
             prompt.logits,
             photo_size=size,
             image_size=self._model.config.image_size,

@@ -43,9 +43,9 @@ class OfficialSegmenter:
 
     def _answer(self, prompt: Prompt) -> Answer:
         masks, _, logits = self._predictor.predict(
-            point_coords=prompt.coordinates if prompt.points else None,
-            point_labels=prompt.labels if prompt.points else None,
-            box=None if prompt.box is None else np.array(prompt.box, np.float32),
+            point_coords=prompt.coordinates,
+            point_labels=prompt.labels,
+            box=prompt.corners,
             mask_input=prompt.logits,
             multimask_output=False,
         )

@@ -4,7 +4,7 @@ import dataclasses
 import zlib
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 __all__ = ["BOX", "CLICKS", "Prompt", "box_around", "point_count", "prompt_from_truth", "random_points"]
 
@@ -24,17 +24,22 @@ class Prompt:
 
     box: tuple[float, float, float, float] | None = None
     points: tuple[tuple[float, float, int], ...] = ()
-    logits: Float[np.ndarray, "1 m m"] | None = None
+    logits: Float[np.ndarray, "1 _ _"] | None = None
 
     @property
-    def coordinates(self) -> Float[np.ndarray, "n 2"]:
-        """The clicks' x and y."""
-        return np.array([point[:2] for point in self.points], np.float32).reshape(-1, 2)
+    def coordinates(self) -> Float[np.ndarray, "n 2"] | None:
+        """The clicks' x and y, if there are clicks."""
+        return np.array([point[:2] for point in self.points], np.float32) if self.points else None
 
     @property
-    def labels(self) -> np.ndarray:
-        """The clicks' labels."""
-        return np.array([point[2] for point in self.points], np.int32)
+    def labels(self) -> Int[np.ndarray, " n"] | None:
+        """The clicks' labels, if there are clicks."""
+        return np.array([point[2] for point in self.points], np.int32) if self.points else None
+
+    @property
+    def corners(self) -> Float[np.ndarray, "4"] | None:
+        """The box as an array, if there is one."""
+        return None if self.box is None else np.array(self.box, np.float32)
 
 
 def point_count(kind: str) -> int | None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -22,9 +22,10 @@ class Answer:
     """A mask of the photo's size, and its logits for the next click's `Prompt`, where the segmenter wants them back."""
 
     mask: Bool[np.ndarray, "h w"]
-    logits: Float[np.ndarray, "1 m m"] | None = None
+    logits: Float[np.ndarray, "1 _ _"] | None = None
 
 
+@runtime_checkable
 class Segmenter(Protocol):
     """Makes masks of photos and prompts.
 
@@ -110,6 +111,6 @@ def _pixels(prompt: Prompt) -> tuple[int, int, int, int]:
     if prompt.box is not None:
         x0, y0, x1, y1 = prompt.box
     else:
-        places = prompt.coordinates[prompt.labels == 1]
+        places = np.array([(x, y) for x, y, label in prompt.points if label])
         (x0, y0), (x1, y1) = places.min(axis=0), places.max(axis=0)
     return round(float(x0)), round(float(y0)), round(float(x1)), round(float(y1))

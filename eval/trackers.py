@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -36,6 +36,7 @@ Starts = dict[int, dict[int, Start]]
 Tracked = Iterator[tuple[int, list[int], Float[np.ndarray, "objects h w"]]]
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """Follows objects through a clip.
 
@@ -60,7 +61,7 @@ def start_of(kind: str, truth: Bool[np.ndarray, "h w"]) -> Start:
         return Start(mask=truth)
     if kind == "box":
         return Start(prompt=Prompt(box=box_around(truth)))
-    return Start(prompt=Prompt(points=(next_click(np.zeros_like(truth), truth),)))
+    return Start(prompt=Prompt(points=(next_click(np.zeros_like(truth), truth).point,)))
 
 
 class PredictorTracker:
@@ -102,12 +103,7 @@ class PredictorTracker:
             return
         prompt = start.prompt
         self._predictor.add_new_points_or_box(
-            state,
-            frame,
-            number,
-            points=prompt.coordinates if prompt.points else None,
-            labels=prompt.labels if prompt.points else None,
-            box=None if prompt.box is None else np.array(prompt.box, np.float32),
+            state, frame, number, points=prompt.coordinates, labels=prompt.labels, box=prompt.corners
         )
 
 

@@ -1,0 +1,111 @@
+"""Baselines, and our model batched over devices against the predictor."""
+
+import numpy as np
+import pytest
+from scenes import scene
+from small import refining_model, small_model
+
+from sam2refiner_jax import SAM2ImagePredictor
+from sam2refiner_jax.eval import jax_segmenter
+from sam2refiner_jax.eval.jax_segmenter import JaxSegmenter, weights_checksum
+from sam2refiner_jax.eval.metrics import iou
+from sam2refiner_jax.eval.prompts import Prompt, box_around
+from sam2refiner_jax.eval.segmenters import FilledBox, GrabCut
+from sam2refiner_jax.preprocess import preprocess_image
+
+PROMPTS = [
+    Prompt(box=(5.0, 6.0, 50.0, 40.0)),
+    Prompt(points=((20.0, 30.0, 1), (60.0, 10.0, 0))),
+    Prompt(points=((40.0, 20.0, 1),), logits=np.random.default_rng(0).normal(0, 5, (1, 16, 16)).astype(np.float32)),
+]
+
+
+def mask_of(segmenter, photo, prompt):
+    return segmenter.segment(segmenter.encode([photo]), [prompt], "mask")[0].mask
+
+
+def test_box_fills_the_box_to_its_last_row_and_column():
+    photo, (mask,) = scene(0)
+    box = mask_of(FilledBox(), photo, Prompt(box=box_around(mask > 0)))
+    y, x = np.nonzero(mask)
+    assert (box.sum(), np.ptp(x) + 1) == ((np.ptp(x) + 1) * (np.ptp(y) + 1), np.ptp(np.nonzero(box)[1]) + 1)
+    assert box[mask > 0].all()
+
+
+def test_box_of_clicks_holds_those_on_the_object():
+    points = ((10.0, 5.0, 1), (20.0, 9.0, 1), (70.0, 50.0, 0))
+    mask = mask_of(FilledBox(), scene(0)[0], Prompt(points=points))
+    assert np.argwhere(mask)[[0, -1]].tolist() == [[5, 10], [9, 20]]
+
+
+def test_grabcut_finds_a_bright_object_and_repeats_itself():
+    photo, (mask,) = scene(1)
+    prompt = Prompt(box=box_around(mask > 0))
+    found = mask_of(GrabCut(), photo, prompt)
+    assert iou(found, mask > 0) > 0.95 > iou(mask_of(FilledBox(), photo, prompt), mask > 0)
+    np.testing.assert_array_equal(found, mask_of(GrabCut(), photo, prompt))
+
+
+def test_grabcut_starts_from_clicks():
+    photo, (mask,) = scene(1)
+    y, x = np.argwhere(mask).mean(axis=0)
+    assert iou(mask_of(GrabCut(), photo, Prompt(points=((x, y, 1),))), mask > 0) > 0.9
+
+
+def test_grabcut_without_a_background_fills_the_box():
+    photo = scene(0)[0]
+    box = (0.0, 0.0, photo.shape[1] - 1.0, photo.shape[0] - 1.0)
+    assert mask_of(GrabCut(), photo, Prompt(box=box)).all()
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    return JaxSegmenter(refining_model(), "m", photos_per_device=4)
+
+
+def test_masks_equal_the_predictor(segmenter):
+    """Of three photos of different sizes in a batch that has room for four."""
+    photos = [scene(seed, height=50 + 10 * seed)[0] for seed in range(3)]
+    predictor = SAM2ImagePredictor(refining_model())
+    encoded = segmenter.encode(photos)
+    answers = {kind: segmenter.segment(encoded, PROMPTS, kind) for kind in ("coarse", "refined")}
+    for i, (photo, prompt) in enumerate(zip(photos, PROMPTS, strict=True)):
+        predictor.set_image(photo)
+        for kind, refine in (("coarse", False), ("refined", True)):
+            masks, _, logits = predictor.predict(
+                point_coords=prompt.coordinates,
+                point_labels=prompt.labels,
+                box=prompt.corners,
+                mask_input=prompt.logits,
+                multimask_output=False,
+                refine=refine,
+            )
+            np.testing.assert_array_equal(answers[kind][i].mask, masks[0] > 0)
+            np.testing.assert_allclose(answers[kind][i].logits, logits, atol=1e-5)
+    assert not np.array_equal(answers["coarse"][0].mask, answers["refined"][0].mask)
+
+
+def test_photos_without_a_prompt_get_no_mask(segmenter):
+    encoded = segmenter.encode([scene(0)[0], scene(1)[0]])
+    answers = segmenter.segment(encoded, [None, PROMPTS[0]], "coarse")
+    assert [answer is None for answer in answers] == [True, False]
+
+
+def test_views_of_the_source_photo_are_cut_from_it(segmenter, monkeypatch):
+    monkeypatch.setattr(type(refining_model().refiner), "views", "source")
+    given = []
+    monkeypatch.setattr(jax_segmenter, "_encode", lambda model, images, views, mesh: given.append(views))
+    photo = scene(3, height=200, width=300)[0]
+    segmenter.encode([photo])
+    assert given[0].shape == (4, 4, 64, 64, 3)
+    np.testing.assert_array_equal(given[0][0, 1], preprocess_image(photo, 64, (0.5, 0.0, 1.0, 0.5)))
+
+
+def test_a_checksum_is_of_all_weights():
+    checksums = {weights_checksum(model) for model in (small_model(), refining_model(), small_model())}
+    assert len(checksums) == 2
+
+
+def test_plain_models_make_one_kind_of_mask():
+    assert JaxSegmenter(small_model(), "m").kinds == ("coarse",)
+    assert JaxSegmenter(refining_model(), "m").kinds == ("coarse", "refined")
