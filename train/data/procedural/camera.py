@@ -26,9 +26,11 @@ def motion_kernel(rng: np.random.Generator, length: float) -> Float32[np.ndarray
 
 
 def develop(rng: np.random.Generator, scene: Float32[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
-    """A photo of the scene: softness below a pixel, exposure, contrast, cast, noise and JPEG artefacts."""
-    if rng.random() < 0.4:
-        scene = cv2.GaussianBlur(scene, (0, 0), rng.uniform(0.3, 0.7))
+    """A photo of the scene: sharpness, exposure, contrast, cast, noise and JPEG artefacts."""
+    sharpness = rng.uniform(-1.0, 1.5)  # of soft lenses, and of cameras that sharpen
+    if abs(sharpness) > 0.4:
+        soft = cv2.GaussianBlur(scene, (0, 0), 0.7)
+        scene = cv2.addWeighted(scene, 1 + sharpness, soft, -sharpness, 0)
     if rng.random() < 0.5:
         scene = _add_noise(rng, scene)
     picture = cv2.LUT(np.clip(scene, 0, 255).astype(np.uint8), _tone_curve(rng, float(scene.mean()) / 255))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .shapes import blob, box, ellipse, leaves, spline, tube
+from .shapes import blob, bones, box, ellipse, leaves, spline, tube, vector
 from .sketch import Fur, Sketch
 
 __all__ = ["branch", "fern", "flower", "tree", "tuft"]
@@ -27,23 +27,25 @@ def fork(
     sketch: Sketch, rng: np.random.Generator, part: int, depth: int, thickness: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draws a branching stem upwards from the origin; where leaves can sit, and the directions there."""
-    tips: list[np.ndarray] = []
+    # Rows of start, end, and the radii there; two rows a twig, which is bent at its middle.
+    pieces: list[tuple[np.ndarray, np.ndarray, float, float]] = []
     directions: list[float] = []
     spread, shrink = rng.uniform(0.3, 0.8), rng.uniform(0.65, 0.85)
     stack = [(np.zeros(2), -np.pi / 2 + rng.normal(0, 0.2), 0.6, thickness, depth)]
     while stack:
         start, angle, length, width, left = stack.pop()
         bent = angle + rng.normal(0, 0.25)
-        middle = start + length / 2 * np.array([np.cos(angle), np.sin(angle)])
-        end = middle + length / 2 * np.array([np.cos(bent), np.sin(bent)])
-        sketch.fill(tube(np.stack([start, middle, end]), [width, width * 0.85, width * 0.7], 2), part)
-        tips += [end, middle]
-        directions += [bent, bent + rng.choice([-0.8, 0.8])]
+        middle = start + length / 2 * vector(np.cos(angle), np.sin(angle))
+        end = middle + length / 2 * vector(np.cos(bent), np.sin(bent))
+        pieces += [(start, middle, width, width * 0.85), (middle, end, width * 0.85, width * 0.7)]
+        directions += [bent + rng.choice([-0.8, 0.8]), bent]
         for side in (-1, 1, 0) if left > 0 else ():
             if (side and rng.random() < 0.85) or rng.random() < 0.2:
                 turn = bent + side * spread * rng.uniform(0.5, 1.3)
                 stack.append((end, turn, length * shrink * rng.uniform(0.7, 1.1), width * 0.65, left - 1))
-    return np.stack(tips), np.array(directions)
+    starts, ends, thick, thin = (np.array(column) for column in zip(*pieces, strict=True))
+    sketch.fill(bones(starts, ends, thick, thin), part)
+    return ends, np.array(directions)
 
 
 def tree(rng: np.random.Generator) -> Sketch:

@@ -113,7 +113,7 @@ def _place(rng: np.random.Generator, size: int, extent: float, family: Family, t
     hair = sketch.fur.length * scale if sketch.fur is not None else 0.0
     x, y, width, height = _window(centre, span, path + hair * 2 + 2, size)
     affine[:, 2] -= (x, y)
-    samples = sketch.render(rng, affine, width, height, thinnest=rng.uniform(0.7, 1.3))
+    samples = sketch.render(rng, affine, width, height, thinnest=rng.uniform(0.9, 1.5))
     layer = paint(rng, samples, sketch.parts, x, y, size, textures, look)
     return smear(rng, layer, path) if path else layer
 

@@ -11,6 +11,7 @@ __all__ = [
     "Outlines",
     "arc",
     "blob",
+    "bones",
     "box",
     "ellipse",
     "leaves",
@@ -95,14 +96,18 @@ def star(tips: int, inner: Number, n_between: int = 1) -> Outline:
 def spline(knots: Points, per_knot: int = 6, closed: bool = False) -> Float[np.ndarray, "n d"]:
     """A Catmull-Rom curve through the knots, which may carry further columns (radii) along."""
     knots = np.asarray(knots, np.float64)
-    padded = (
-        np.concatenate([knots[-1:], knots, knots[:2]]) if closed else np.concatenate([knots[:1], knots, knots[-1:]])
-    )
-    p0, p1, p2, p3 = padded[:-3, None], padded[1:-2, None], padded[2:-1, None], padded[3:, None]
-    t = np.linspace(0, 1, per_knot, endpoint=False)[:, None]
-    curve = 0.5 * (2 * p1 + (p2 - p0) * t + (2 * p0 - 5 * p1 + 4 * p2 - p3) * t**2 + (3 * p1 - p0 - 3 * p2 + p3) * t**3)
-    curve = curve.reshape(-1, knots.shape[1])
+    ends = (knots[-1:], knots[:2]) if closed else (knots[:1], knots[-1:])
+    padded = np.concatenate([ends[0], knots, ends[1]])
+    around = np.stack([padded[:-3], padded[1:-2], padded[2:-1], padded[3:]], axis=1)
+    curve = (_catmull_rom(per_knot) @ around).reshape(-1, knots.shape[1])
     return curve if closed else np.concatenate([curve, knots[-1:]])
+
+
+@functools.cache
+def _catmull_rom(steps: int) -> Float[np.ndarray, "steps 4"]:
+    """Weights of the four knots around a piece of a Catmull-Rom curve at equal steps along it."""
+    powers = (np.arange(steps) / steps)[:, None] ** np.arange(4)
+    return powers @ np.array([[0, 2, 0, 0], [-1, 0, 1, 0], [2, -5, 4, -1], [-1, 3, -3, 1]]) / 2
 
 
 def smooth(knots: Points, per_knot: int = 6) -> Outline:
@@ -112,17 +117,25 @@ def smooth(knots: Points, per_knot: int = 6) -> Outline:
 
 def tube(knots: Points, radii: Numbers, per_knot: int = 4) -> Outlines:
     """A limb: a curve through the knots that is as thick as `radii` say, as a stack of convex pieces that overlap."""
-    columns = np.concatenate(
-        [np.asarray(knots, np.float64), np.broadcast_to(np.asarray(radii), len(np.asarray(knots)))[:, None]], axis=1
-    )
-    curve = spline(columns, per_knot)
+    knots = np.asarray(knots, np.float64)
+    columns = np.concatenate([knots, np.broadcast_to(np.asarray(radii), len(knots))[:, None]], axis=1)
+    curve = spline(columns, per_knot) if len(knots) > 2 else columns
     centre, radius = curve[:, :2], np.maximum(curve[:, 2], 1e-3)
-    along = centre[1:] - centre[:-1]
-    angle = np.arctan2(along[:, 1], along[:, 0])
-    rim = angle[:, None] + HALF_TURN
+    return bones(centre[:-1], centre[1:], radius[:-1], radius[1:])
+
+
+def bones(
+    start: Float[np.ndarray, "k 2"],
+    end: Float[np.ndarray, "k 2"],
+    start_radius: Float[np.ndarray, " k"],
+    end_radius: Float[np.ndarray, " k"],
+) -> Outlines:
+    """Straight pieces of limbs with rounded ends."""
+    along = end - start
+    rim = np.arctan2(along[:, 1], along[:, 0])[:, None] + HALF_TURN
     round_end = np.stack([np.cos(rim), np.sin(rim)], axis=-1)
-    back = centre[:-1, None] + round_end * radius[:-1, None, None]
-    front = centre[1:, None] - round_end * radius[1:, None, None]
+    back = start[:, None] + round_end * start_radius[:, None, None]
+    front = end[:, None] - round_end * end_radius[:, None, None]
     return np.concatenate([back, front], axis=1)
 
 
