@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -21,8 +21,8 @@ class TrainArguments:
     Attributes:
       config: the run.
       workdir: folder of checkpoints, logs and the result; the same command resumes what was stopped there.
-      distributed: this is one of several processes that train together, one a host. On TPU pods and under Slurm they find
-        each other; elsewhere JAX's own variables say where (docs/training.md).
+      distributed: this is one of several processes that train together, one a host. On TPU pods and under Slurm they
+        find each other; elsewhere three variables say where (docs/training.md).
       progress: show a progress bar.
     """
 
@@ -32,14 +32,14 @@ class TrainArguments:
     progress: bool = True
 
 
-TrainPreset = tyro.extras.subcommand_type_from_defaults(
+TrainPreset: Any = tyro.extras.subcommand_type_from_defaults(
     {name: TrainArguments(preset.config, tyro.MISSING) for name, preset in PRESETS.items()},
     {name: preset.purpose for name, preset in PRESETS.items()},
     prefix_names=False,
 )
 
 
-def train(arguments: Annotated[TrainPreset, tyro.conf.arg(name="")]) -> None:  # type: ignore[valid-type]
+def train(arguments: Annotated[TrainPreset, tyro.conf.arg(name="")]) -> None:
     """Trains a refiner or any part of a model; goes on where a run in the same folder was stopped."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("absl").setLevel(logging.WARNING)

@@ -26,15 +26,15 @@ class ModelConfig:
     Attributes:
       name: a preset, for fresh weights; ignored where a checkpoint is given.
       checkpoint: anything that `load_model` reads; its refiner, if it has one, is trained on.
-      refiner: configuration of the refiner to train, of any registered kind; None trains without one. A checkpoint's own
-        refiner takes precedence.
+      refiner: configuration of the refiner to train, of any registered kind; None trains without one. A checkpoint's
+        own refiner takes precedence.
       image_size: side of the model's input in pixels; the preset's or checkpoint's own unless given.
       dtype: computation type, "float32" or "bfloat16"; what is trained is stored in float32 either way.
     """
 
     name: str = "sam2.1_hiera_l"
     checkpoint: str | None = None
-    refiner: Any = SAM2RefinerConfig()
+    refiner: Any = dataclasses.field(default_factory=SAM2RefinerConfig)
     image_size: int | None = None
     dtype: str = "bfloat16"
 
@@ -73,8 +73,8 @@ class PromptConfig:
       max_box_noise: the most that an edge moves, in pixels of a 1024-pixel input.
       max_points: an object has one to this many points.
       negative_points: share of the points after the first that lie off the object, near it.
-      corrections: rounds in which a click on the largest kind of error and the mask before it are added to the prompt, as
-        a user would; their losses are added up.
+      corrections: rounds in which a click on the larger kind of error, missed or surplus, and the mask before it are
+        added to the prompt, as a user would; the losses of SAM 2's own masks are averaged over them.
     """
 
     box: float = 1.0
@@ -126,8 +126,8 @@ class OptimizerConfig:
       beta1: decay of the first moment.
       beta2: decay of the second moment.
       clip_norm: largest global norm of the gradient.
-      ema: decay of the exponential moving average of the weights, which is then what evaluation and the saved model use;
-        None has none.
+      ema: decay of the exponential moving average of the weights, which is then what evaluation and the saved model
+        use; None has none.
     """
 
     learning_rate: float = 1e-3

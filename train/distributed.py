@@ -10,8 +10,8 @@ __all__ = ["join"]
 def join() -> None:
     """Joins the other processes of the run; to be called before anything else of JAX.
 
-    On TPU pods, under Slurm and under Open MPI nothing needs to be said. Elsewhere `JAX_COORDINATOR_ADDRESS` (host:port of
-    process 0), `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` do.
+    On TPU pods, under Slurm and under Open MPI nothing needs to be said. Elsewhere `JAX_COORDINATOR_ADDRESS` (host:port
+    of process 0), `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` do.
 
     Raises:
       ValueError: if one of the three variables is set without the others, or is not a number.

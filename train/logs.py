@@ -34,7 +34,7 @@ class RunLog:
 
         path = workdir / LOG_FILE
         lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines if _step_of(line) is not None and _step_of(line) <= step]
+        kept = [line for line in lines if _step_of(line) <= step]
         path.write_text("".join(line + "\n" for line in kept))
         self.file = path.open("a")
         self.board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
@@ -61,11 +61,11 @@ class RunLog:
             self.board.close()
 
 
-def _step_of(line: str) -> int | None:
+def _step_of(line: str) -> float:
     try:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):  # the last line of a run that was killed
-        return None
+        return float("inf")
 
 
 def draw_panel(rows: Mapping[str, np.ndarray], side: int = 256) -> UInt8[np.ndarray, "h w 3"]:

@@ -30,22 +30,31 @@ log = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
 # What may change between two sittings of a run: nothing here changes its weights.
-FREE_FIELDS = ("log_every", "panel_every", "eval_every", "eval_images", "eval_data", "checkpoint_every", "keep_checkpoints")
+FREE_FIELDS = (
+    "log_every",
+    "panel_every",
+    "eval_every",
+    "eval_images",
+    "eval_data",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "data.workers",
+)
 
 
 class TrainingError(ValueError):
     """A run that cannot go on; the message says why, and what is left of it."""
 
 
-class Preempted(Exception):
+class Preempted(Exception):  # noqa: N818 - no error
     """The run was told to stop (SIGTERM) and has saved itself; the same command takes it up again."""
 
 
 def train(config: TrainConfig, workdir: Path, *, progress: bool = True) -> Path:
     """Trains, or goes on training, in a folder; returns the folder of the finished model or refiner.
 
-    The folder gets `config.json`, `log.jsonl`, `tensorboard/`, `panels/`, `checkpoints/` and, at the end, `refiner/` where the
-    refiner alone was trained, else `model/`; `load_model` reads both.
+    The folder gets `config.json`, `log.jsonl`, `tensorboard/`, `panels/`, `checkpoints/` and, at the end, `refiner/`
+    where the refiner alone was trained, else `model/`; `load_model` reads both.
 
     Args:
       config: the run.
@@ -157,9 +166,7 @@ def _claim(workdir: Path, config: TrainConfig) -> None:
             old = json.loads(path.read_text())
         except ValueError as error:
             raise ValueError(f"{path} is not the configuration of a run: {error}") from error
-        differences = [
-            line for line in config_differences(old, new) if not line.startswith((*FREE_FIELDS, "data.workers"))
-        ]
+        differences = [line for line in config_differences(old, new) if not line.startswith(FREE_FIELDS)]
         if differences:
             raise ValueError(f"{workdir} is the folder of another run: " + "; ".join(differences))
     if jax.process_index() == 0:

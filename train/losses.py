@@ -38,8 +38,8 @@ def refined_losses(refined: Refined, truth: Float[Array, "b s s"], config: LossC
     """The paper's loss: the final mask, and each auxiliary one at its own size (paper, section 3.4)."""
     parts = {"final": config.final * mask_loss(refined.masks, truth).mean()}
     if refined.auxiliary and config.auxiliary:
-        auxiliary = sum(mask_loss(logits, truth).mean() for logits in refined.auxiliary)
-        parts["auxiliary"] = config.auxiliary * auxiliary
+        auxiliary = jnp.stack([mask_loss(logits, truth).mean() for logits in refined.auxiliary])
+        parts["auxiliary"] = config.auxiliary * auxiliary.sum()
     return parts
 
 
@@ -59,9 +59,9 @@ def coarse_losses(
         parts["iou"] = config.iou * jnp.square(output.iou - actual).mean()
     if config.object_score:
         score = output.object_score_logits
-        parts["object_score"] = config.object_score * optax.sigmoid_binary_cross_entropy(
-            score, jnp.ones_like(score)
-        ).mean()
+        parts["object_score"] = (
+            config.object_score * optax.sigmoid_binary_cross_entropy(score, jnp.ones_like(score)).mean()
+        )
     return parts
 
 

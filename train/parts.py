@@ -56,7 +56,8 @@ class Skeleton:
 
     def shapes(self) -> tuple[dict[str, jax.ShapeDtypeStruct], dict[str, jax.ShapeDtypeStruct]]:
         """Shapes and types of the weights that learn, which are float32, and of the frozen ones."""
-        params, frozen = {}, {}
+        params: dict[str, jax.ShapeDtypeStruct] = {}
+        frozen: dict[str, jax.ShapeDtypeStruct] = {}
         for name, _, variable in self.variables:
             learns = name in self.trainable
             dtype = jnp.float32 if learns else storage_dtype(name, jnp.dtype(self.compute_dtype))
@@ -115,5 +116,9 @@ def make_skeleton(config: TrainConfig, base: SAM2Config, refiner: Any) -> Skelet
 def take_apart(model: SAM2, skeleton: Skeleton) -> tuple[Weights, Weights]:
     """The model's weights that learn, in float32, and the frozen ones, as the computation wants them stored."""
     values = {".".join(map(str, path)): v[...] for path, v in nnx.to_flat_state(nnx.state(model))}
-    shapes = skeleton.shapes()
-    return tuple({name: values[name].astype(s.dtype) for name, s in part.items()} for part in shapes)
+    params, frozen = skeleton.shapes()
+
+    def stored(part):
+        return {name: values[name].astype(shape.dtype) for name, shape in part.items()}
+
+    return stored(params), stored(frozen)

@@ -12,8 +12,8 @@ __all__ = ["Preemption"]
 class Preemption:
     """While entered, SIGTERM asks for a stop instead of ending the process.
 
-    Where several processes train together, JAX's preemption service makes all of them stop at the same step, whichever got
-    the signal.
+    Where several processes train together, JAX's preemption service makes all of them stop at the same step, whichever
+    got the signal.
     """
 
     def __init__(self):

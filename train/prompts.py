@@ -14,17 +14,16 @@ COARSE_LOGIT = 10.0
 
 
 def sample_prompts(
-    key: PRNGKeyArray, masks: Float[Array, "b s s"], config: PromptConfig, *, mask_size: int
+    keys: PRNGKeyArray, masks: Float[Array, "b s s"], config: PromptConfig, *, mask_size: int
 ) -> Prompts:
     """One object's prompts for each image, of the kinds and in the frequencies of `config`.
 
     Args:
-      key: the randomness; the prompts of row i do not depend on other rows.
+      keys: a key for each row.
       masks: true coverage in [0, 1], none of them empty.
       config: the mix.
       mask_size: side of mask prompts.
     """
-    keys = jax.random.split(key, masks.shape[0])
     return jax.vmap(lambda k, m: _sample_one(k, m, config, mask_size))(keys, masks)
 
 
@@ -65,9 +64,7 @@ def bounding_box(inside: Bool[Array, "h w"]) -> Float[Array, "2 2"]:
     return jnp.array([[x0, y0], [x1, y1]], jnp.float32)
 
 
-def noisy_box(
-    key: PRNGKeyArray, corners: Float[Array, "2 2"], size: int, config: PromptConfig
-) -> Float[Array, "2 2"]:
+def noisy_box(key: PRNGKeyArray, corners: Float[Array, "2 2"], size: int, config: PromptConfig) -> Float[Array, "2 2"]:
     """Corners moved at random, in proportion to the box's sides, but never so far that they meet."""
     sides = corners[1] - corners[0]
     limit = jnp.minimum(config.max_box_noise * size / 1024, 0.4 * sides)
@@ -141,12 +138,12 @@ def _shrink(mask: Float[Array, "s s"], size: int) -> Float[Array, "m m"]:
 
 
 def correct_prompts(
-    key: PRNGKeyArray, prompts: Prompts, number: int, logits: Float[Array, "b m m"], masks: Float[Array, "b s s"]
+    keys: PRNGKeyArray, prompts: Prompts, number: int, logits: Float[Array, "b m m"], masks: Float[Array, "b s s"]
 ) -> Prompts:
     """The prompts with a click more, on what `logits` got wrong, and with `logits` as a mask prompt.
 
     Args:
-      key: the randomness.
+      keys: a key for each row, the same for every correction.
       prompts: from `sample_prompts`, with slots to spare for corrections.
       number: which correction this is, from 0.
       logits: the masks that the prompts gave.
@@ -157,7 +154,7 @@ def correct_prompts(
     missed, surplus = truth & (logits <= 0), ~truth & (logits > 0)
     is_missed = missed.sum(axis=(1, 2)) >= surplus.sum(axis=(1, 2))
     wrong = jnp.where(is_missed[:, None, None], missed, surplus)
-    keys = jax.random.split(key, len(masks))
+    keys = jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
     # A click in the middle of a low-resolution pixel.
     clicks = (jax.vmap(sample_pixel)(keys, wrong) + 0.5) * (masks.shape[-1] / size) - 0.5
     labels = jnp.where(is_missed, POSITIVE, NEGATIVE)

@@ -1,7 +1,7 @@
 """Where arrays lie on a mesh of devices with the axes "data" and "model".
 
-The batch is cut over both axes, so that every device has images of its own. Each large weight, with its optimizer state, is cut
-over "model" and gathered when it is needed; over "data" it is replicated.
+The batch is cut over both axes, so that every device has images of its own. Each large weight, with its optimizer
+state, is cut over "model" and gathered when it is needed; over "data" it is replicated.
 """
 
 import math
@@ -36,6 +36,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+    """Of arrays that every device has whole."""
     return NamedSharding(mesh, PartitionSpec())
 
 

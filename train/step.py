@@ -21,7 +21,16 @@ from .parts import Skeleton
 from .prompts import correct_prompts, sample_prompts
 from .sharding import batch_sharding, replicated, weight_sharding
 
-__all__ = ["TrainState", "initial_state", "make_eval_step", "make_optimizer", "make_train_step", "predict", "state_shardings"]
+__all__ = [
+    "TrainState",
+    "compile_train_step",
+    "initial_state",
+    "make_eval_step",
+    "make_optimizer",
+    "make_train_step",
+    "predict",
+    "state_shardings",
+]
 
 # Weights by their dotted paths. (No shapes: they are the model's.)
 Tree = Any
@@ -107,7 +116,7 @@ def predict(
     images: UInt8[Array, "b s s 3"],
     truth: Float[Array, "b s s"],
     prompts: Prompts,
-    key: PRNGKeyArray,
+    keys: PRNGKeyArray,
 ) -> Prediction:
     """Masks and losses. Where the encoder is frozen, its features are constants: nothing of it is differentiated."""
     normalised = normalise(images)
@@ -135,7 +144,7 @@ def predict(
 
     output, coarse = decode(prompts)
     for number in range(config.prompts.corrections):
-        prompts = correct_prompts(jax.random.fold_in(key, number), prompts, number, jax.lax.stop_gradient(coarse), truth)
+        prompts = correct_prompts(keys, prompts, number, jax.lax.stop_gradient(coarse), truth)
         output, coarse = decode(prompts)
     refined = None
     if model.refiner is not None:
@@ -150,54 +159,45 @@ def make_train_step(
 ) -> Callable[[TrainState, Tree, Mapping[str, Array]], tuple[TrainState, dict[str, Array]]]:
     """The step, not compiled yet: (state, frozen weights, batch) -> (next state, scalars for the log).
 
-    The batch's images are uint8 (b, s, s, 3), its masks uint8 coverage (b, s, s). All that is random comes from the seed and
-    the number of the step. `jax.jit` it with the state donated (`compile_train_step`).
+    The batch's images are uint8 (b, s, s, 3), its masks uint8 coverage (b, s, s). All that is random comes from the seed
+    and the number of the step. `jax.jit` it with the state donated (`compile_train_step`).
     """
     optimizer, schedule = make_optimizer(config.optimizer, steps)
-    base = skeleton.config
 
-    def loss_of(params, frozen, images, masks, prompts, key):
-        prediction = predict(skeleton.assemble(params, frozen), skeleton, config, images, masks, prompts, key)
+    def loss_of(params, frozen, part):
+        images, truth, prompts, keys = part
+        prediction = predict(skeleton.assemble(params, frozen), skeleton, config, images, truth, prompts, keys)
         return sum(prediction.losses.values()), prediction.losses
 
-    def gradients_of(params, frozen, images, masks, key):
-        truth = masks.astype(jnp.float32) / 255
-        prompt_key, correction_key = jax.random.split(key)
-        prompts = sample_prompts(prompt_key, truth, config.prompts, mask_size=base.mask_size)
-        differentiate = jax.value_and_grad(loss_of, has_aux=True)
-        (loss, parts), gradients = differentiate(params, frozen, images, truth, prompts, correction_key)
+    def gradients_of(params, frozen, part):
+        (loss, parts), gradients = jax.value_and_grad(loss_of, has_aux=True)(params, frozen, part)
         return {"loss": loss, **parts}, gradients
 
-    def accumulated(params, frozen, batch, key):
+    def accumulated(params, frozen, batch):
         def cut(x):  # Part i has the rows i, i + parts, ... so that each is spread over all devices.
             return x.reshape(-1, config.accumulate, *x.shape[1:]).swapaxes(0, 1)
 
         def add(total, part):
-            images, masks, number = part
-            images, masks = jax.lax.with_sharding_constraint((images, masks), batch_sharding(mesh))
-            out = gradients_of(params, frozen, images, masks, jax.random.fold_in(key, number))
+            part = jax.lax.with_sharding_constraint(part, batch_sharding(mesh))
+            out = gradients_of(params, frozen, part)
             return jax.tree.map(lambda a, b: a + b / config.accumulate, total, out), None
 
-        numbers = jnp.arange(config.accumulate)
-        parts = (cut(batch["image"]), cut(batch["mask"]), numbers)
-        first = jax.tree.map(lambda x: x[0], parts)
-        zeros = jax.tree.map(
-            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradients_of, params, frozen, first[0], first[1], key)
-        )
-        return jax.lax.scan(add, zeros, parts)[0]
+        parts = jax.tree.map(cut, batch)
+        shapes = jax.eval_shape(gradients_of, params, frozen, jax.tree.map(lambda x: x[0], parts))
+        return jax.lax.scan(add, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), parts)[0]
 
     def step(state: TrainState, frozen: Tree, batch: Mapping[str, Array]) -> tuple[TrainState, dict[str, Array]]:
-        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-        if config.accumulate == 1:
-            scalars, gradients = gradients_of(state.params, frozen, batch["image"], batch["mask"], key)
-        else:
-            scalars, gradients = accumulated(state.params, frozen, batch, key)
+        truth = batch["mask"].astype(jnp.float32) / 255
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), state.step), len(truth))
+        prompts = sample_prompts(keys, truth, config.prompts, mask_size=skeleton.config.mask_size)
+        gradients_by = gradients_of if config.accumulate == 1 else accumulated
+        scalars, gradients = gradients_by(state.params, frozen, (batch["image"], truth, prompts, keys))
         norm = optax.global_norm(gradients)
         good = jnp.isfinite(scalars["loss"]) & jnp.isfinite(norm) & (state.broken < 0)
         updates, moments = optimizer.update(gradients, state.moments, state.params)
         params = optax.apply_updates(state.params, updates)
         average = state.average
-        if average is not None:
+        if average is not None and config.optimizer.ema is not None:
             # Early on the average is over few steps, so that it does not drag the initial weights along.
             decay = jnp.minimum(config.optimizer.ema, (1 + state.step) / (10 + state.step))
             average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, average, params)
@@ -218,17 +218,18 @@ def compile_train_step(step: Callable, state: TrainState, mesh: Mesh) -> Any:
 def make_eval_step(skeleton: Skeleton, config: TrainConfig, shown: int = 4) -> Callable[..., dict[str, Array]]:
     """(params, frozen, batch) -> how good the masks from exact boxes are, and some of them to look at.
 
-    Not compiled yet. `coarse_iou` and `refined_iou` have a value for each image; `image`, `truth`, `box` (corners), `coarse`
-    and `refined` (logits at the input's size) are of the first `shown` images. Without a refiner nothing is refined.
+    Not compiled yet. `coarse_iou` and `refined_iou` have a value for each image; `image`, `truth`, `box` (corners),
+    `coarse` and `refined` (logits at the input's size) are of the first `shown` images. Without a refiner nothing is
+    refined.
     """
     boxes = PromptConfig(box=1, points=0, mask=0, box_noise=0, max_points=1)
     exact = dataclasses.replace(config, prompts=boxes)
 
     def evaluate(params: Tree, frozen: Tree, batch: Mapping[str, Array]) -> dict[str, Array]:
         truth = batch["mask"].astype(jnp.float32) / 255
-        key = jax.random.key(0)
-        prompts = sample_prompts(key, truth, boxes, mask_size=skeleton.config.mask_size)
-        prediction = predict(skeleton.assemble(params, frozen), skeleton, exact, batch["image"], truth, prompts, key)
+        keys = jax.random.split(jax.random.key(0), len(truth))
+        prompts = sample_prompts(keys, truth, boxes, mask_size=skeleton.config.mask_size)
+        prediction = predict(skeleton.assemble(params, frozen), skeleton, exact, batch["image"], truth, prompts, keys)
         coarse = resize_bilinear(prediction.coarse[..., None], truth.shape[-2:])[..., 0]
         rows = {"image": batch["image"], "truth": truth, "box": jnp.asarray(prompts.points)[:, :2], "coarse": coarse}
         out = {"coarse_iou": mask_iou(coarse, truth)}

@@ -7,7 +7,7 @@ __all__ = ["open_mixture"]
 
 def open_mixture(specs: tuple[str, ...]) -> list[tuple[Source, float]]:
     """Sources with their weights; "@2" at the end of a source is its weight, else its number of images is."""
-    opened = []
+    opened: list[tuple[Source, float | None]] = []
     for spec in specs:
         place, mark, weight = spec.rpartition("@")
         if mark and _is_weight(weight):

@@ -1,0 +1,134 @@
+"""What a training run would cost on a machine that is not there: its real step, compiled for it."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from ..config import get_config
+from .chips import CHIPS, Chip, chip_of, topology_mesh
+from .compiled_cost import CompiledCost, OutOfMemory, analyse, out_of_memory
+from .config import TrainConfig
+from .parts import make_skeleton
+from .sharding import batch_sharding, make_mesh, weight_sharding
+from .step import compile_train_step, initial_state, make_train_step, state_shardings
+
+__all__ = ["Plan", "lower_step", "plan_run"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The cost of a run.
+
+    Attributes:
+      cost: of one step; None where the compiler found that the step does not fit.
+      shortage: what it needed then.
+      chip: the chips' kind.
+      chips: how many there are.
+      batch_size: images a step.
+      steps: steps of the run.
+    """
+
+    cost: CompiledCost | None
+    shortage: OutOfMemory | None
+    chip: Chip
+    chips: int
+    batch_size: int
+    steps: int
+
+    @property
+    def images_per_chip(self) -> float:
+        return self.batch_size / self.chips
+
+    @property
+    def hours(self) -> float:
+        """Of the whole run at the roofline's speed; real runs reach a half to two thirds of it."""
+        return float("nan") if self.cost is None else self.steps * self.cost.roofline_seconds / 3600
+
+    def report(self) -> str:
+        """The plan in words and figures."""
+        head = f"{self.chips} x {self.chip.name}, {self.batch_size} images a step, {self.images_per_chip:g} a chip"
+        if self.cost is None:
+            assert self.shortage is not None
+            needed, available = (x / 2**30 for x in (self.shortage.needed, self.shortage.available))
+            return (
+                f"{head}\nDOES NOT FIT: a chip would need {needed:.2f} GiB of the {available:.2f} GiB that a program "
+                "can have. Try a smaller batch_size, more accumulate, or more model_parallel."
+            )
+        traffic = self.cost.bytes_accessed / self.images_per_chip / 1e9
+        rate = self.images_per_chip / self.cost.roofline_seconds
+        return "\n".join(
+            [
+                head,
+                self.cost.table(),
+                f"memory traffic per image {traffic:.1f} GB",
+                f"at best {rate:.1f} images a second and chip; {self.steps} steps take {self.hours:.1f} hours, "
+                f"{self.hours * self.chips:.0f} chip-hours",
+            ]
+        )
+
+
+def plan_run(config: TrainConfig, topology: str, *, chip: str = "v5e") -> Plan:
+    """Compiles the training step of a run for a machine, and reckons.
+
+    Args:
+      config: the run; what it would load or read need not be there.
+      topology: TPU chips by kind and shape, such as "v5e:4x4" or "v5p:4x4x4", or "cpu:8" for eight devices of this
+        machine (as many as JAX was started with), taken as if they were `chip`s.
+      chip: see `topology`.
+
+    Raises:
+      ValueError: on an unknown topology, or a batch that the chips do not divide.
+    """
+    if topology.startswith("cpu:"):
+        if chip not in CHIPS:
+            raise ValueError(f"chip must be one of {', '.join(CHIPS)}, got {chip!r}")
+        mesh, kind = make_mesh(config.model_parallel, _local_devices(topology)), CHIPS[chip]
+    else:
+        mesh, kind = topology_mesh(topology, {"data": -1, "model": config.model_parallel}), chip_of(topology)
+    if config.batch_size % (mesh.size * config.accumulate):
+        raise ValueError(
+            f"batch_size must be a multiple of chips x accumulate = {mesh.size} x {config.accumulate}, "
+            f"got {config.batch_size}"
+        )
+    steps = config.total_steps()
+    cost, shortage = None, None
+    try:
+        cost = analyse(lower_step(config, steps, mesh).compile(), kind)
+    except jax.errors.JaxRuntimeError as error:
+        shortage = out_of_memory(error)
+        if shortage is None:
+            raise
+    return Plan(cost, shortage, kind, mesh.size, config.batch_size, steps)
+
+
+def _local_devices(topology: str) -> list[Any]:
+    count = topology.removeprefix("cpu:")
+    devices = jax.devices("cpu")
+    if not count.isdecimal() or not 1 <= int(count) <= len(devices):
+        raise ValueError(f"topology must be cpu:1 to cpu:{len(devices)}, as JAX has so many devices; got {topology!r}")
+    return devices[: int(count)]
+
+
+def lower_step(config: TrainConfig, steps: int, mesh: Mesh) -> jax.stages.Lowered:
+    """The run's training step for the mesh's devices, from shapes alone."""
+    skeleton = make_skeleton(config, get_config(config.model.name), config.model.refiner)
+    params, frozen = skeleton.shapes()
+    state = jax.eval_shape(lambda p: initial_state(p, config.optimizer, steps), params)
+
+    def placed(shapes, shardings):
+        return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+
+    side, rows = skeleton.config.image_size, batch_sharding(mesh)
+    batch = {
+        "image": jax.ShapeDtypeStruct((config.batch_size, side, side, 3), jnp.uint8, sharding=rows),
+        "mask": jax.ShapeDtypeStruct((config.batch_size, side, side), jnp.uint8, sharding=rows),
+    }
+    frozen = {
+        name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=weight_sharding(mesh, x.shape))
+        for name, x in frozen.items()
+    }
+    step = compile_train_step(make_train_step(skeleton, config, steps, mesh), state, mesh)
+    return step.lower(placed(state, state_shardings(state, mesh)), frozen, batch)
