@@ -70,7 +70,7 @@ def tight_window(*masks: np.ndarray) -> tuple[slice, slice]:
 
 def _iou(a: np.ndarray, b: np.ndarray) -> float:
     union = np.count_nonzero(a | b)
-    return np.count_nonzero(a & b) / union if union else 1.0
+    return float(np.count_nonzero(a & b) / union) if union else 1.0
 
 
 def _boundary_width(size: tuple[int, ...], dilation_ratio: float) -> int:

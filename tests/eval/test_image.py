@@ -153,7 +153,7 @@ def test_limit(tmp_path):
 
 
 class Learner:
-    """Each click adds the disk that it hits; it wants its own logits back."""
+    """Each click adds, or removes, what is bright around it; wants its own logits back."""
 
     kinds = ("mask",)
     batch_size = 2
@@ -163,20 +163,20 @@ class Learner:
         return {}
 
     def encode(self, photos):
-        return [photo.shape[:2] for photo in photos]
+        return [photo.min(axis=-1) >= 150 for photo in photos]
 
     def segment(self, encoded, prompts, kind):
         answers = []
-        for size, prompt in zip(encoded, prompts, strict=True):
+        for bright, prompt in zip(encoded, prompts, strict=True):
             if prompt is None:
                 answers.append(None)
                 continue
             assert (prompt.logits is None) == (len(prompt.points) == 1)
-            mask = np.zeros(size, bool) if prompt.logits is None else prompt.logits[0] > 0
+            mask = np.zeros_like(bright) if prompt.logits is None else prompt.logits[0] > 0
             x, y, label = prompt.points[-1]
-            rows, columns = np.ogrid[: size[0], : size[1]]
+            rows, columns = np.ogrid[: bright.shape[0], : bright.shape[1]]
             mask = mask.copy()
-            mask[(rows - y) ** 2 + (columns - x) ** 2 <= 16] = bool(label)
+            mask[bright & ((rows - y) ** 2 + (columns - x) ** 2 <= 49)] = bool(label)
             answers.append(Answer(mask, np.where(mask, 1.0, -1.0).astype(np.float32)[None]))
         return answers
 
