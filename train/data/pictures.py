@@ -61,7 +61,7 @@ def make_sample(
 
 
 def decode_photo(data: bytes, name: str | Path) -> UInt8[np.ndarray, "h w 3"]:
-    """The photo in a file's bytes: the same pixels as `read_photo` gives, JPEGs in a fraction of its time.
+    """The photo in a file's bytes: the same pixels as `read_photo` gives, JPEGs in less time.
 
     Args:
       data: the file's content.
@@ -77,7 +77,8 @@ def decode_photo(data: bytes, name: str | Path) -> UInt8[np.ndarray, "h w 3"]:
             pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
             if pixels is not None:
                 return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels))
-        return np.ascontiguousarray(as_rgb(ImageOps.exif_transpose(image)))
+        ImageOps.exif_transpose(image, in_place=True)
+        return np.ascontiguousarray(as_rgb(image))
 
 
 def decode_mask(data: bytes, name: str | Path) -> UInt8[np.ndarray, "h w"]:
@@ -95,7 +96,7 @@ def decode_mask(data: bytes, name: str | Path) -> UInt8[np.ndarray, "h w"]:
       ValueError: naming the file, if it is no readable picture.
     """
     with _opened(data, name) as image:
-        image = ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)
         if image.mode == "P":
             return _palette_mask(image)
         if image.mode in ("1", "LA"):

@@ -108,7 +108,7 @@ class BatchIterator(grain.DatasetIterator):
             dataset = samples.to_iter_dataset(grain.ReadOptions(threads, max(ahead, threads)))
         return iter(dataset.batch(self._batch_size))
 
-    def __next__(self) -> dict[str, UInt8[np.ndarray, "b s s *c"]]:
+    def __next__(self) -> dict[str, UInt8[np.ndarray, "b s s ..."]]:
         batch = next(self._batches)
         self._next_batch += 1
         return batch
