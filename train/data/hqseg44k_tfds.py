@@ -150,7 +150,7 @@ class TFDSSource:
 
 
 def prepare(root: Positional[Path], output: Positional[Path], sets: tuple[str, ...] = tuple(TRAINING_SETS)) -> None:
-    """Write HQSeg-44K as a TFDS data set in ArrayRecord files, for fast reading and for storage in the cloud.
+    """Write HQSeg-44K as a TFDS data set in ArrayRecord files, a hundred large files instead of 88,640 small ones.
 
     Every image and mask is read and checked; nothing is written if one is broken. The source `tfds:OUTPUT` reads it.
 
