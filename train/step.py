@@ -159,8 +159,8 @@ def make_train_step(
 ) -> Callable[[TrainState, Tree, Mapping[str, Array]], tuple[TrainState, dict[str, Array]]]:
     """The step, not compiled yet: (state, frozen weights, batch) -> (next state, scalars for the log).
 
-    The batch's images are uint8 (b, s, s, 3), its masks uint8 coverage (b, s, s). All that is random comes from the seed
-    and the number of the step. `jax.jit` it with the state donated (`compile_train_step`).
+    The batch's images are uint8 (b, s, s, 3), its masks uint8 coverage (b, s, s). All that is random comes from the
+    seed and the number of the step. `jax.jit` it with the state donated (`compile_train_step`).
     """
     optimizer, schedule = make_optimizer(config.optimizer, steps)
 
