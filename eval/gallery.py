@@ -43,7 +43,7 @@ def draw_gallery(
     rows += [("failure", record) for record in sorted(records, key=lambda r: _final_iou(r, prompt))[:SHOWN]]
     by_name = {benchmark.name: benchmark for benchmark in benchmarks}
     columns = 2 + len(segmenter.kinds)
-    figure = new_figure(3 * columns, 2.3 * len(rows))
+    figure = new_figure(3.0 * columns, 2.3 * len(rows))
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for row, (sort, record) in zip(grid, rows, strict=True):
         sample = by_name[record["benchmark"]].source[record["index"]]

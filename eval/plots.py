@@ -45,7 +45,7 @@ def plot_points(summary: Summary, name: str, path: Path) -> bool:
     by_count = {count: summary[kind] for kind in summary if (count := point_count(kind)) is not None}
     if not by_count:
         return False
-    figure = new_figure(6, 4)
+    figure = new_figure(6.0, 4.0)
     axes = figure.add_subplot()
     counts = sorted(by_count)
     for mask in by_count[counts[0]]:
@@ -65,7 +65,7 @@ def plot_gains(records: Sequence[Record], path: Path) -> bool:
     found = [100 * gain for gain, _ in gains(records)]
     if not found:
         return False
-    figure = new_figure(6, 4)
+    figure = new_figure(6.0, 4.0)
     axes = figure.add_subplot()
     axes.hist(found, bins=41, range=(-100, 100))
     mean = sum(found) / len(found)

@@ -16,8 +16,10 @@ __all__ = ["AVERAGE", "Summary", "image_tables", "markdown_table", "percent", "r
 AVERAGE = "average"
 NOTHING = "-"
 
-# Means by kind of prompt, kind of mask and set (or AVERAGE, of the sets), then by measure.
-Summary = dict[str, dict[str, dict[str, dict[str, float]]]]
+# By measure, and the number of items.
+Means = dict[str, float | int]
+# By kind of prompt, kind of mask, and set (or AVERAGE, of the sets).
+Summary = dict[str, dict[str, dict[str, Means]]]
 
 
 def summarise(records: Sequence[Record]) -> Summary:
@@ -32,7 +34,7 @@ def summarise(records: Sequence[Record]) -> Summary:
     summary: Summary = {}
     for (prompt, mask, benchmark), groups in values.items():
         means = [{measure: np.mean(found) for measure, found in group.items()} for group in groups.values()]
-        entry = {measure: float(np.mean([mean[measure] for mean in means])) for measure in means[0]}
+        entry: Means = {measure: float(np.mean([mean[measure] for mean in means])) for measure in means[0]}
         entry["items"] = sum(len(next(iter(group.values()))) for group in groups.values())
         summary.setdefault(prompt, {}).setdefault(mask, {})[benchmark] = entry
     for masks in summary.values():
@@ -48,7 +50,7 @@ def _measures(result: Record) -> dict[str, float]:
         return {"iou": result["iou"], "boundary_iou": result["boundary_iou"]}
     # After the last click that was needed, the mask stays.
     curve = result["ious"] + [result["ious"][-1]] * (MAX_CLICKS - len(result["ious"]))
-    measures = {f"noc{target}": result[f"noc{target}"] for target in NOC_TARGETS}
+    measures = {f"noc{target}": float(result[f"noc{target}"]) for target in NOC_TARGETS}
     failed = {f"failed{target}": float(max(curve) < target / 100) for target in NOC_TARGETS}
     return measures | failed | {f"iou@{count}": value for count, value in enumerate(curve, start=1)}
 
@@ -73,7 +75,7 @@ def image_tables(summary: Summary, name: str) -> str:
     return "\n\n".join(parts)
 
 
-def _box_table(masks: dict[str, dict[str, dict[str, float]]], name: str) -> str:
+def _box_table(masks: dict[str, dict[str, Means]], name: str) -> str:
     sets = _columns(masks)
     rows = [[f"{name}, {kind}", *(percent(entries[s]) for s in sets)] for kind, entries in masks.items()]
     if set(sets) & set(HQ_SAM_SETS):
@@ -84,7 +86,7 @@ def _box_table(masks: dict[str, dict[str, dict[str, float]]], name: str) -> str:
     return markdown_table(["model", *sets], rows)
 
 
-def _columns(masks: dict[str, dict[str, dict[str, float]]]) -> list[str]:
+def _columns(masks: dict[str, dict[str, Means]]) -> list[str]:
     """The sets, and their average where there are several."""
     sets = list(next(iter(masks.values())))
     return sets if len(sets) > 2 else sets[:1]
@@ -102,7 +104,7 @@ def _points_table(summary: Summary, counts: Sequence[int], name: str) -> str:
     return markdown_table(["points", *(f"{name}, {mask}" for mask in masks), *(f"paper: {m}" for m in papers)], rows)
 
 
-def _clicks_table(masks: dict[str, dict[str, dict[str, float]]], name: str) -> str:
+def _clicks_table(masks: dict[str, dict[str, Means]], name: str) -> str:
     sets = _columns(masks)
     rows = []
     for kind, entries in masks.items():
@@ -113,7 +115,7 @@ def _clicks_table(masks: dict[str, dict[str, dict[str, float]]], name: str) -> s
     return markdown_table(["model", *sets], rows)
 
 
-def percent(entry: dict[str, float]) -> str:
+def percent(entry: Means) -> str:
     """Our mIoU / mBIoU in percent."""
     return f"{100 * entry['iou']:.2f} / {100 * entry['boundary_iou']:.2f}"
 

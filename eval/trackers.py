@@ -20,7 +20,7 @@ from .segmenters import FilledBox, GrabCut
 __all__ = ["BaselineTracker", "PredictorTracker", "Start", "Tracker", "our_tracker", "start_of"]
 
 # How much the box of the last mask grows, on each side, before GrabCut looks for the object in the next frame.
-GROWTH = 0.1
+GROWTH = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
