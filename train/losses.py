@@ -25,7 +25,7 @@ def dice_loss(logits: Float[Array, "*b h w"], truth: Float[Array, "*b h w"]) -> 
     return 1 - (2 * overlap + 1) / (probability.sum(axis=(-2, -1)) + truth.sum(axis=(-2, -1)) + 1)
 
 
-def mask_loss(logits: Float[Array, "*b h w"], truth: Float[Array, "*b h w"]) -> Float[Array, "*b"]:
+def mask_loss(logits: Float[Array, "*b h w"], truth: Float[Array, "*b h2 w2"]) -> Float[Array, "*b"]:
     """BCE + Dice of each mask, at the size of the logits; the truth, which may be larger, is averaged down to it."""
     window = truth.shape[-1] // logits.shape[-1]
     if window > 1:

@@ -38,7 +38,7 @@ HQSEG44K = register_preset(
         model=ModelConfig("sam2.1_hiera_l", checkpoint="facebook/sam2.1-hiera-large"),
         data=DataConfig(sources=("hqseg44k:data/hqseg44k",), images=44_320, workers=8),
         optimizer=OptimizerConfig(learning_rate=1e-3),
-        epochs=20,
+        epochs=20.0,
         batch_size=32,
     ),
 )
@@ -63,7 +63,7 @@ NANO_BASE = register_preset(
     TrainConfig(
         model=ModelConfig("sam2_nano", refiner=None, image_size=128, dtype="float32"),
         data=DataConfig(sources=("procedural:?size=160",), jitter=(0.8, 1.6), workers=1),
-        prompts=PromptConfig(box=2, points=2, mask=0, box_and_points=1, max_points=4, corrections=1),
+        prompts=PromptConfig(box=2.0, points=2.0, mask=0.0, box_and_points=1.0, max_points=4, corrections=1),
         loss=BASE_LOSS,
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=1000, weight_decay=0.05, ema=0.9995),
         trainable=("encoder", "decoder", "prompt_encoder"),
@@ -85,7 +85,7 @@ register_preset(
         NANO_BASE,
         model=ModelConfig("sam2_nano", refiner=NANO_REFINER, dtype="float32"),
         data=DataConfig(sources=("procedural:?size=320",), jitter=(0.8, 1.6), workers=1),
-        prompts=PromptConfig(box=2, points=1, mask=1, box_and_points=1),
+        prompts=PromptConfig(box=2.0, points=1.0, mask=1.0, box_and_points=1.0),
         loss=LossConfig(),
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=500, ema=0.999),
         trainable=("refiner",),

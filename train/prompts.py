@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from ..nn.prompt_encoder import ABSENT, BOX_END, BOX_START, NEGATIVE, NOT_A_POINT, POSITIVE, Prompts
 from .config import PromptConfig
@@ -14,7 +14,7 @@ COARSE_LOGIT = 10.0
 
 
 def sample_prompts(
-    keys: PRNGKeyArray, masks: Float[Array, "b s s"], config: PromptConfig, *, mask_size: int
+    keys: Key[Array, " b"], masks: Float[Array, "b s s"], config: PromptConfig, *, mask_size: int
 ) -> Prompts:
     """One object's prompts for each image, of the kinds and in the frequencies of `config`.
 
@@ -27,7 +27,7 @@ def sample_prompts(
     return jax.vmap(lambda k, m: _sample_one(k, m, config, mask_size))(keys, masks)
 
 
-def _sample_one(key: PRNGKeyArray, mask: Float[Array, "s s"], config: PromptConfig, mask_size: int) -> Prompts:
+def _sample_one(key: Key[Array, ""], mask: Float[Array, "s s"], config: PromptConfig, mask_size: int) -> Prompts:
     kind_key, box_key, point_key, mask_key = jax.random.split(key, 4)
     mix = jnp.array([config.box, config.points, config.mask, config.box_and_points])
     kind = jax.random.categorical(kind_key, jnp.log(mix))
@@ -64,7 +64,9 @@ def bounding_box(inside: Bool[Array, "h w"]) -> Float[Array, "2 2"]:
     return jnp.array([[x0, y0], [x1, y1]], jnp.float32)
 
 
-def noisy_box(key: PRNGKeyArray, corners: Float[Array, "2 2"], size: int, config: PromptConfig) -> Float[Array, "2 2"]:
+def noisy_box(
+    key: Key[Array, ""], corners: Float[Array, "2 2"], size: int, config: PromptConfig
+) -> Float[Array, "2 2"]:
     """Corners moved at random, in proportion to the box's sides, but never so far that they meet."""
     sides = corners[1] - corners[0]
     limit = jnp.minimum(config.max_box_noise * size / 1024, 0.4 * sides)
@@ -73,7 +75,7 @@ def noisy_box(key: PRNGKeyArray, corners: Float[Array, "2 2"], size: int, config
 
 
 def sample_points(
-    key: PRNGKeyArray, inside: Bool[Array, "h w"], config: PromptConfig
+    key: Key[Array, ""], inside: Bool[Array, "h w"], config: PromptConfig
 ) -> tuple[Float[Array, "n 2"], Int[Array, " n"]]:
     """One to `max_points` clicks; the first is on the object, some of the others beside it."""
     count_key, label_key, *point_keys = jax.random.split(key, 2 + config.max_points)
@@ -100,7 +102,7 @@ def _near(inside: Bool[Array, "h w"]) -> Bool[Array, "h w"]:
     return ~inside & in_x & in_y[:, None]
 
 
-def sample_pixel(key: PRNGKeyArray, inside: Bool[Array, "h w"]) -> Float[Array, " 2"]:
+def sample_pixel(key: Key[Array, ""], inside: Bool[Array, "h w"]) -> Float[Array, " 2"]:
     """The (x, y) of one of the pixels that are True, all equally likely: first its row, then its place in it."""
     row_key, column_key = jax.random.split(key)
     y = _sample_index(row_key, inside.sum(axis=1))
@@ -108,12 +110,12 @@ def sample_pixel(key: PRNGKeyArray, inside: Bool[Array, "h w"]) -> Float[Array, 
     return jnp.stack([x, y]).astype(jnp.float32)
 
 
-def _sample_index(key: PRNGKeyArray, weights: Int[Array, " n"]) -> Int[Array, ""]:
+def _sample_index(key: Key[Array, ""], weights: Int[Array, " n"]) -> Int[Array, ""]:
     total = jnp.cumsum(weights)
     return jnp.searchsorted(total, jax.random.randint(key, (), 0, jnp.maximum(total[-1], 1)), side="right")
 
 
-def coarse_mask(key: PRNGKeyArray, mask: Float[Array, "s s"], size: int) -> Float[Array, "m m"]:
+def coarse_mask(key: Key[Array, ""], mask: Float[Array, "s s"], size: int) -> Float[Array, "m m"]:
     """Logits of a mask that is right in the large and wrong along the edges: blurred, shifted and uneven.
 
     Args:
@@ -138,7 +140,7 @@ def _shrink(mask: Float[Array, "s s"], size: int) -> Float[Array, "m m"]:
 
 
 def correct_prompts(
-    keys: PRNGKeyArray, prompts: Prompts, number: int, logits: Float[Array, "b m m"], masks: Float[Array, "b s s"]
+    keys: Key[Array, " b"], prompts: Prompts, number: int, logits: Float[Array, "b m m"], masks: Float[Array, "b s s"]
 ) -> Prompts:
     """The prompts with a click more, on what `logits` got wrong, and with `logits` as a mask prompt.
 

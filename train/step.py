@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, Int, Key, UInt8
 
 from ..nn.mask_decoder import DecoderOutput, select_single_mask
 from ..nn.prompt_encoder import Prompts
@@ -116,7 +116,7 @@ def predict(
     images: UInt8[Array, "b s s 3"],
     truth: Float[Array, "b s s"],
     prompts: Prompts,
-    keys: PRNGKeyArray,
+    keys: Key[Array, " b"],
 ) -> Prediction:
     """Masks and losses. Where the encoder is frozen, its features are constants: nothing of it is differentiated."""
     normalised = normalise(images)
@@ -222,7 +222,7 @@ def make_eval_step(skeleton: Skeleton, config: TrainConfig, shown: int = 4) -> C
     `coarse` and `refined` (logits at the input's size) are of the first `shown` images. Without a refiner nothing is
     refined.
     """
-    boxes = PromptConfig(box=1, points=0, mask=0, box_noise=0, max_points=1)
+    boxes = PromptConfig(box=1.0, points=0.0, mask=0.0, box_noise=0.0, max_points=1)
     exact = dataclasses.replace(config, prompts=boxes)
 
     def evaluate(params: Tree, frozen: Tree, batch: Mapping[str, Array]) -> dict[str, Array]:

@@ -1,0 +1,92 @@
+"""A small run for the tests of training; as a script, the run itself in a process of its own.
+
+    python training.py WORKDIR OVERRIDES
+
+`OVERRIDES` is a JSON object of fields of the configuration, in the form of its `to_dict`.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from sam2refiner_jax.config import PRESETS, HieraConfig, SAM2Config, register_preset
+from sam2refiner_jax.refiners import SAM2RefinerConfig
+from sam2refiner_jax.train.config import DataConfig, LossConfig, ModelConfig, OptimizerConfig, PromptConfig, TrainConfig
+
+TINY = "test_tiny"
+if TINY not in PRESETS:
+    register_preset(
+        SAM2Config(
+            name=TINY,
+            trunk=HieraConfig(embed_dim=8, stages=(1, 1, 1, 1), global_att_blocks=(2,), window_spec=(8, 4, 4, 2)),
+            image_size=64,
+            hidden_dim=32,
+            memory_dim=8,
+            mlp_dim=32,
+        )
+    )
+REFINER = SAM2RefinerConfig(augment_mlp_dim=32, retarget_mlp_dim=32, block_dims=(16, 8, 8), upscale_dims=(8, 8))
+
+
+def make_pairs(folder: Path, count: int = 24, size: tuple[int, int] = (80, 96)) -> Path:
+    """A folder of images and masks: bright ellipses and boxes on noise."""
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        rng = np.random.default_rng(i)
+        height, width = size
+        mask = np.zeros(size, np.uint8)
+        centre = (int(rng.integers(30, width - 30)), int(rng.integers(25, height - 25)))
+        if i % 2:
+            cv2.ellipse(mask, centre, (int(rng.integers(12, 26)), int(rng.integers(10, 22))), 0, 0, 360, 255, -1)
+        else:
+            x, y = centre
+            mask[y - 12 : y + 14, x - 18 : x + 16] = 255
+        noise = rng.integers(0, 90, (*size, 3))
+        image = np.where(mask[..., None] > 0, 255 - noise // 2, noise).astype(np.uint8)
+        Image.fromarray(image).save(folder / "images" / f"{i:03d}.png")
+        Image.fromarray(mask).save(folder / "masks" / f"{i:03d}.png")
+    return folder
+
+
+def tiny_config(data: Path, **changes) -> TrainConfig:
+    """A run of six steps that trains the refiner of the tiny model."""
+    config = TrainConfig(
+        model=ModelConfig(TINY, refiner=REFINER, dtype="float32"),
+        data=DataConfig((f"folder:{data}",)),
+        prompts=PromptConfig(max_points=3),
+        loss=LossConfig(),
+        optimizer=OptimizerConfig(warmup_steps=2),
+        batch_size=8,
+        epochs=None,
+        steps=6,
+        log_every=1,
+        checkpoint_every=2,
+        keep_checkpoints=3,
+    )
+    return TrainConfig.from_dict(merge(config.to_dict(), changes))
+
+
+def merge(values: dict, changes: dict) -> dict:
+    return values | {k: merge(values[k], v) if isinstance(v, dict) else v for k, v in changes.items()}
+
+
+if __name__ == "__main__":
+    import logging
+
+    from sam2refiner_jax.train.distributed import join
+    from sam2refiner_jax.train.loop import Preempted, train
+
+    logging.basicConfig(level=logging.INFO)
+    arguments = json.loads(sys.argv[2])
+    if arguments.pop("distributed", False):
+        join()
+    folder = Path(sys.argv[1])
+    try:
+        train(tiny_config(Path(arguments.pop("data")), **arguments), folder, progress=False)
+    except Preempted as stopped:
+        print(f"preempted: {stopped}")

@@ -1,0 +1,92 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from sam2refiner_jax.nn.mask_decoder import DecoderOutput
+from sam2refiner_jax.refiners.base import Refined
+from sam2refiner_jax.train.config import LossConfig
+from sam2refiner_jax.train.losses import (
+    binary_cross_entropy,
+    coarse_losses,
+    dice_loss,
+    mask_iou,
+    mask_loss,
+    refined_losses,
+)
+
+
+@pytest.fixture(scope="module")
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def by_definition(logits: np.ndarray, truth: np.ndarray) -> float:
+    """BCE + Dice of one mask in PyTorch, in double precision."""
+    x, t = torch.from_numpy(logits).double(), torch.from_numpy(truth).double()
+    p = x.sigmoid()
+    dice = 1 - (2 * (p * t).sum() + 1) / (p.sum() + t.sum() + 1)
+    return float(torch.nn.functional.binary_cross_entropy_with_logits(x, t) + dice)
+
+
+def arrays(*values):
+    return jax.tree.map(jnp.asarray, values)
+
+
+def random_masks(rng, shape):
+    return rng.normal(0, 30, shape).astype(np.float32), rng.random(shape).astype(np.float32)
+
+
+def test_bce_and_dice_equal_their_definitions(rng):
+    logits, truth = random_masks(rng, (5, 12, 12))
+    truth[3], truth[4] = 0, 1
+    want = [by_definition(x, t) for x, t in zip(logits, truth, strict=True)]
+    np.testing.assert_allclose(mask_loss(*arrays(logits, truth)), want, rtol=1e-5)
+    np.testing.assert_allclose(
+        binary_cross_entropy(*arrays(logits, truth)) + dice_loss(*arrays(logits, truth)), want, rtol=1e-5
+    )
+
+
+def test_a_finer_truth_is_averaged(rng):
+    logits, truth = random_masks(rng, (2, 8, 8))[0], random_masks(rng, (2, 32, 32))[1]
+    small = torch.nn.functional.avg_pool2d(torch.from_numpy(truth), 4).numpy()
+    want = [by_definition(x, t) for x, t in zip(logits, small, strict=True)]
+    np.testing.assert_allclose(mask_loss(*arrays(logits, truth)), want, rtol=1e-5)
+
+
+def test_refined_loss_is_the_papers(rng):
+    masks, truth = random_masks(rng, (2, 16, 16))
+    auxiliary = tuple(rng.normal(size=(2, side, side)).astype(np.float32) for side in (4, 8, 16))
+    parts = refined_losses(Refined(*arrays(masks, auxiliary)), jnp.asarray(truth), LossConfig())
+    pool = torch.nn.functional.avg_pool2d
+    final = np.mean([by_definition(x, t) for x, t in zip(masks, truth, strict=True)])
+    rest = 0.0
+    for logits in auxiliary:
+        small = pool(torch.from_numpy(truth), 16 // logits.shape[-1]).numpy()
+        rest += np.mean([by_definition(x, t) for x, t in zip(logits, small, strict=True)])
+    np.testing.assert_allclose(parts["final"], final, rtol=1e-5)
+    np.testing.assert_allclose(parts["auxiliary"], 0.3 * rest, rtol=1e-5)
+
+
+def test_coarse_losses_teach_the_single_mask_and_the_best_of_three(rng):
+    logits, truth = random_masks(rng, (2, 4, 8, 8))[0], random_masks(rng, (2, 16, 16))[1]
+    iou, score = rng.random((2, 4)).astype(np.float32), rng.normal(size=(2, 1)).astype(np.float32)
+    nothing = np.zeros((2, 1, 1), np.float32)
+    output = DecoderOutput(*arrays(logits, iou, score, nothing, nothing[..., None]))
+    parts = coarse_losses(output, jnp.asarray(truth), LossConfig(coarse=2.0, iou=3.0, object_score=0.5))
+    up = torch.nn.functional.interpolate(torch.from_numpy(logits), (16, 16), mode="bilinear").numpy()
+    each = np.array([[by_definition(m, t) for m in masks] for masks, t in zip(up, truth, strict=True)])
+    np.testing.assert_allclose(parts["coarse"], 2 * np.mean(each[:, 0] + each[:, 1:].min(1)), rtol=1e-5)
+    mask, true = up > 0, (truth > 0.5)[:, None]
+    actual = (mask & true).sum((2, 3)) / (mask | true).sum((2, 3))
+    np.testing.assert_allclose(parts["iou"], 3 * np.mean((iou - actual) ** 2), rtol=1e-5)
+    np.testing.assert_allclose(parts["object_score"], 0.5 * np.mean(np.log1p(np.exp(-score))), rtol=1e-5)
+
+
+def test_iou():
+    truth = np.zeros((3, 4, 4), np.float32)
+    truth[0, :2] = truth[1, 0, 0] = 1
+    logits = np.full((3, 4, 4), -1.0, np.float32)
+    logits[0, 1:3] = 1
+    np.testing.assert_allclose(mask_iou(*arrays(logits, truth)), [1 / 3, 0, 1])

@@ -1,0 +1,149 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sam2refiner_jax.nn.prompt_encoder import ABSENT, BOX_END, BOX_START, NEGATIVE, NOT_A_POINT, POSITIVE
+from sam2refiner_jax.train.config import PromptConfig
+from sam2refiner_jax.train.prompts import correct_prompts, sample_pixel, sample_prompts
+
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def masks() -> np.ndarray:
+    """A box, a disk, a single pixel, a frame with a hole, a thin soft line, everything."""
+    y, x = np.mgrid[:SIZE, :SIZE]
+    line = np.zeros((SIZE, SIZE))
+    line[30, 5:60] = 0.3
+    masks = [
+        (x >= 10) & (x < 30) & (y >= 20) & (y < 50),
+        (x - 40) ** 2 + (y - 30) ** 2 < 15**2,
+        (x == 7) & (y == 9),
+        (np.maximum(abs(x - 32), abs(y - 32)) < 20) & (np.maximum(abs(x - 32), abs(y - 32)) > 10),
+        line,
+        np.ones((SIZE, SIZE)),
+    ]
+    return np.stack(masks).astype(np.float32)
+
+
+def sample(masks, seed=0, **fields):
+    keys = jax.random.split(jax.random.key(seed), len(masks))
+    prompts = sample_prompts(keys, jnp.asarray(masks), PromptConfig(**fields), mask_size=SIZE // 4)
+    return jax.tree.map(np.asarray, prompts)
+
+
+def only(kind: str) -> dict[str, float]:
+    return {name: float(name == kind) for name in ("box", "points", "mask", "box_and_points")}
+
+
+def test_boxes_are_the_masks_extents(masks):
+    prompts = sample(masks, **only("box"), box_noise=0.0)
+    for mask, points, labels in zip(masks, prompts.points, prompts.labels, strict=True):
+        y, x = np.nonzero(mask >= min(0.5, mask.max()))
+        np.testing.assert_array_equal(points[:2], [[x.min(), y.min()], [x.max() + 1, y.max() + 1]])
+        assert labels[:2].tolist() == [BOX_START, BOX_END]
+        assert (labels[2:-1] == ABSENT).all()
+        assert labels[-1] == NOT_A_POINT
+    assert not prompts.has_mask.any()
+
+
+def test_noisy_boxes_move_within_limits(masks):
+    exact = sample(masks, **only("box"), box_noise=0.0).points[:, :2]
+    moved = np.stack([sample(masks, seed, **only("box"), box_noise=0.2).points[:, :2] for seed in range(20)])
+    sides = exact[:, 1] - exact[:, 0]
+    limit = np.minimum(20 * SIZE / 1024, 0.4 * sides)[:, None]
+    assert (abs(moved - exact) <= limit + 1e-5).all()
+    assert (moved[:, :, 1] > moved[:, :, 0]).all()
+    assert (moved >= 0).all()
+    assert (moved <= SIZE).all()
+    assert np.ptp(moved[:, :2], axis=0).min() > 0.5
+
+
+def test_points_lie_on_the_object_and_negative_ones_near_it(masks):
+    found = set()
+    for seed in range(10):
+        prompts = sample(masks, seed, **only("points"), max_points=6, negative_points=0.5)
+        for mask, points, labels in zip(masks, prompts.points, prompts.labels, strict=True):
+            assert labels[2] == POSITIVE
+            assert (labels[:2] == ABSENT).all()
+            inside = mask >= min(0.5, mask.max())
+            y, x = np.nonzero(inside)
+            for (px, py), label in zip(points[2:-1].astype(int), labels[2:-1], strict=True):
+                found.add(int(label))
+                if label == POSITIVE:
+                    assert inside[py, px]
+                elif label == NEGATIVE:
+                    assert not inside[py, px]
+                    for place, on in ((px, x), (py, y)):
+                        margin = 0.25 * (on.max() + 1 - on.min())
+                        assert on.min() - margin <= place <= on.max() + 1 + margin
+    assert found == {POSITIVE, NEGATIVE, ABSENT}
+
+
+def test_pixels_are_sampled_evenly():
+    inside = np.zeros((8, 8), bool)
+    inside[2, 1:7] = inside[5, 3] = inside[6, 0:2] = True
+    keys = jax.random.split(jax.random.key(1), 9000)
+    x, y = np.asarray(jax.vmap(lambda key: sample_pixel(key, jnp.asarray(inside)))(keys)).astype(int).T
+    counts = np.zeros((8, 8))
+    np.add.at(counts, (y, x), 1)
+    assert (counts[~inside] == 0).all()
+    # 9 pixels of 1000 draws each; four standard deviations of a binomial count.
+    assert abs(counts[inside] - 1000).max() < 4 * np.sqrt(9000 / 9 * 8 / 9)
+
+
+def test_coarse_masks_are_coarse_but_of_the_object(masks):
+    large = masks[[0, 1, 3]]
+    truth = large.reshape(3, 16, 4, 16, 4).mean(axis=(2, 4)) > 0.5
+    overlaps = []
+    for seed in range(10):
+        prompts = sample(large, seed, **only("mask"))
+        assert prompts.has_mask.all()
+        assert (prompts.labels == ABSENT).all()
+        mask = prompts.mask > 0
+        overlaps.append((mask & truth).sum((1, 2)) / (mask | truth).sum((1, 2)))
+    assert 0.3 < np.mean(overlaps) < 0.95
+    assert np.min(overlaps) > 0.1
+
+
+def test_mix_follows_its_frequencies(masks):
+    many = np.repeat(masks[:1], 4000, axis=0)
+    prompts = sample(many, box=1.0, points=2.0, mask=1.0, box_and_points=4.0)
+    has_box, has_points = prompts.labels[:, 0] == BOX_START, prompts.labels[:, 2] == POSITIVE
+    shares = [
+        np.mean(x) for x in (has_box & ~has_points, has_points & ~has_box, prompts.has_mask, has_box & has_points)
+    ]
+    np.testing.assert_allclose(shares, [1 / 8, 2 / 8, 1 / 8, 4 / 8], atol=0.03)
+
+
+def test_a_rows_prompts_depend_on_its_key_alone(masks):
+    keys = jax.random.split(jax.random.key(3), len(masks))
+    whole = sample_prompts(keys, jnp.asarray(masks), PromptConfig(), mask_size=16)
+    part = sample_prompts(keys[2:4], jnp.asarray(masks[2:4]), PromptConfig(), mask_size=16)
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(part), strict=True):
+        np.testing.assert_array_equal(np.asarray(a)[2:4], b)
+
+
+def test_corrections_click_on_the_larger_error(masks):
+    truth = masks[[0, 1]]
+    prompts = sample(truth, **only("box"), corrections=2)
+    logits = np.full((2, 16, 16), -5, np.float32)
+    logits[0, 5:12, 2:4] = 5  # half of the box is missed
+    logits[1] = 5  # everything around the disk is surplus
+    keys = jax.random.split(jax.random.key(0), 2)
+    corrected = jax.tree.map(np.asarray, correct_prompts(keys, prompts, 0, jnp.asarray(logits), jnp.asarray(truth)))
+    slot = prompts.points.shape[1] - 2
+    assert corrected.labels[:, slot].tolist() == [POSITIVE, NEGATIVE]
+    for mask, wanted, (x, y) in zip(truth, (1, 0), corrected.points[:, slot].round().astype(int), strict=True):
+        assert mask[y, x] == wanted
+    np.testing.assert_array_equal(corrected.mask, logits)
+    assert corrected.has_mask.all()
+    np.testing.assert_array_equal(corrected.points[:, :slot], prompts.points[:, :slot])
+
+
+def test_bad_mixes():
+    with pytest.raises(ValueError, match="must not be negative nor all zero"):
+        PromptConfig(box=0.0, points=0.0, mask=0.0)
+    with pytest.raises(ValueError, match="max_points must be at least 1, got 0"):
+        PromptConfig(max_points=0)
