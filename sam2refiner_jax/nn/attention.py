@@ -1,6 +1,8 @@
-"""The one place that decides how attention is computed."""
+"""The one place that decides how attention is computed: on CPUs in blocks, on TPUs by kernels, on GPUs by cuDNN."""
 
+import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +11,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from .layers import linear
+from .windows import max_pool_2x2, merge_windows, partition_windows
 
-__all__ = ["Attention", "dot_product_attention"]
+__all__ = ["Attention", "dot_product_attention", "map_attention"]
 
-
+# Logits of one head from which on attention is worth a kernel of its own.
+LONG_LOGITS = 2**18
 # Logits that the blocked form computes at a time: 8 MiB, so that they stay in a CPU's cache.
 BLOCK_LOGITS = 2**21
 
@@ -26,13 +30,62 @@ def dot_product_attention(
 ) -> Float[Array, "b q h d"]:
     """Scaled dot-product attention with a float32 softmax.
 
+    In bfloat16, long sequences are attended to without writing the weights to memory, where the platform can. In
+    float32 they are written on GPUs and TPUs, whose kernels would round the products.
+
     Args:
       q: queries.
       k: keys.
       v: values.
       key_mask: False where a key must not be attended to; at least one key of each batch element must be True.
     """
-    return jax.lax.platform_dependent(q, k, v, key_mask, cpu=blocked_attention, default=plain_attention)
+    return jax.lax.platform_dependent(
+        q, k, v, key_mask, cpu=blocked_attention, tpu=tpu_attention, cuda=cuda_attention, default=plain_attention
+    )
+
+
+def map_attention(
+    qkv: Float[Array, "b h w c3"], *, num_heads: int, window: int | None, pool: bool
+) -> Float[Array, "b h2 w2 c"]:
+    """Self-attention of a map, everywhere or within windows.
+
+    Args:
+      qkv: the map's queries, keys and values, one after the other, each with its heads one after the other.
+      num_heads: attention heads.
+      window: side of the windows, which divides the map's sides; None to attend to all of the map.
+      pool: take the maximum of every 2x2 queries.
+    """
+
+    def by(attend, form=attend_in_windows):
+        return functools.partial(form, attend, num_heads=num_heads, window=window, pool=pool)
+
+    return jax.lax.platform_dependent(
+        qkv,
+        cpu=by(blocked_attention),
+        tpu=by(tpu_attention, tpu_map_attention),
+        cuda=by(cuda_attention),
+        default=by(plain_attention),
+    )
+
+
+def attend_in_windows(
+    attend: Callable[..., Array],
+    qkv: Float[Array, "b h w c3"],
+    *,
+    num_heads: int,
+    window: int | None,
+    pool: bool,
+) -> Float[Array, "b h2 w2 c"]:
+    """`map_attention` by way of `attend`, one of the functions below."""
+    windows = qkv if window is None else partition_windows(qkv, window)
+    q, k, v = jnp.split(windows, 3, axis=-1)
+    if pool:
+        q = max_pool_2x2(q)
+    shape = q.shape
+    q, k, v = (x.reshape(x.shape[0], x.shape[1] * x.shape[2], num_heads, -1) for x in (q, k, v))
+    out = attend(q, k, v, None).reshape(shape)
+    shrink = 2 if pool else 1
+    return out if window is None else merge_windows(out, (qkv.shape[1] // shrink, qkv.shape[2] // shrink))
 
 
 def plain_attention(
@@ -89,6 +142,47 @@ def attend_one(
         logits = jnp.where(key_mask, logits, -jnp.inf)
     weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max()))
     return weights @ v / weights.sum()
+
+
+def tpu_attention(
+    q: Float[Array, "b q h d"],
+    k: Float[Array, "b k h d"],
+    v: Float[Array, "b k h d"],
+    key_mask: Bool[Array, "b k"] | None,
+) -> Float[Array, "b q h d"]:
+    """Flash attention for long sequences in bfloat16."""
+    if q.dtype == jnp.bfloat16 and q.shape[1] * k.shape[1] >= LONG_LOGITS:
+        from . import attention_tpu  # takes a second, of which other platforms need nothing
+
+        if attention_tpu.divides_over_mesh(q.shape[0]):
+            return attention_tpu.long_attention(q, k, v, key_mask)
+    return plain_attention(q, k, v, key_mask)
+
+
+def tpu_map_attention(
+    attend: Callable[..., Array], qkv: Float[Array, "b h w c3"], *, num_heads: int, window: int | None, pool: bool
+) -> Float[Array, "b h2 w2 c"]:
+    """A kernel for windows in bfloat16; else by way of `attend`."""
+    if qkv.dtype == jnp.bfloat16 and window is not None:
+        from . import attention_tpu
+
+        if attention_tpu.divides_over_mesh(qkv.shape[0]):
+            return attention_tpu.map_attention(qkv, num_heads=num_heads, window=window, pool=pool)
+    return attend_in_windows(attend, qkv, num_heads=num_heads, window=window, pool=pool)
+
+
+def cuda_attention(
+    q: Float[Array, "b q h d"],
+    k: Float[Array, "b k h d"],
+    v: Float[Array, "b k h d"],
+    key_mask: Bool[Array, "b k"] | None,
+) -> Float[Array, "b q h d"]:
+    """CuDNN's flash attention where it can: half precision, heads of up to 128 channels in eights, no mask."""
+    half = q.dtype in (jnp.bfloat16, jnp.float16)
+    # Programs are traced for all platforms; whether cuDNN is there can be asked only where there is a GPU.
+    if half and key_mask is None and q.shape[-1] <= 128 and q.shape[-1] % 8 == 0 and jax.default_backend() == "gpu":
+        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+    return plain_attention(q, k, v, key_mask)
 
 
 class Attention(nnx.Module):

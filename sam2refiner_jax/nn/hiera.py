@@ -6,54 +6,36 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ..config import HieraConfig
-from .attention import dot_product_attention
+from .attention import map_attention
 from .layers import MLP, conv, gelu, layer_norm, linear
 from .resize import resize_bicubic
+from .windows import max_pool_2x2, pad_to_windows
 
 __all__ = ["Hiera", "MultiScaleBlock"]
 
 
-def max_pool_2x2(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-    b, h, w, c = x.shape
-    return x.reshape(b, h // 2, 2, w // 2, 2, c).max(axis=(2, 4))
-
-
-def partition_windows(x: Float[Array, "b h w c"], window: int) -> Float[Array, "n window window c"]:
-    """Cuts the map into windows, padding bottom and right with zeros; padded tokens do attend, as officially."""
-    b, h, w, c = x.shape
-    x = jnp.pad(x, ((0, 0), (0, -h % window), (0, -w % window), (0, 0)))
-    rows, columns = x.shape[1] // window, x.shape[2] // window
-    x = x.reshape(b, rows, window, columns, window, c).swapaxes(2, 3)
-    return x.reshape(b * rows * columns, window, window, c)
-
-
-def merge_windows(x: Float[Array, "n window window c"], size: tuple[int, int]) -> Float[Array, "b h w c"]:
-    """Inverse of `partition_windows` for a map of `size` = (height, width)."""
-    _, window, _, c = x.shape
-    h, w = size
-    rows, columns = -(-h // window), -(-w // window)
-    x = x.reshape(-1, rows, columns, window, window, c).swapaxes(2, 3)
-    return x.reshape(-1, rows * window, columns * window, c)[:, :h, :w]
-
-
 class MultiScaleAttention(nnx.Module):
-    """Self-attention over a map; a block that starts a stage pools its queries 2x2."""
+    """Self-attention of a map within windows, or over all of it where `window` is 0; one that starts a stage pools.
 
-    def __init__(self, dim: int, dim_out: int, num_heads: int, *, pool: bool, dtype: DTypeLike, rngs: nnx.Rngs):
+    Maps are padded to whole windows with zeros, and the padded tokens do attend, as officially.
+    """
+
+    def __init__(
+        self, dim: int, dim_out: int, num_heads: int, *, window: int, pool: bool, dtype: DTypeLike, rngs: nnx.Rngs
+    ):
         self.num_heads = num_heads
+        self.window = window
         self.pool = pool
         self.qkv = linear(dim, 3 * dim_out, dtype=dtype, rngs=rngs)
         self.proj = linear(dim_out, dim_out, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c2"]:
-        b = x.shape[0]
-        q, k, v = jnp.split(self.qkv(x), 3, axis=-1)
-        if self.pool:
-            q = max_pool_2x2(q)
-        size = q.shape[1:3]
-        q, k, v = (a.reshape(b, a.shape[1] * a.shape[2], self.num_heads, -1) for a in (q, k, v))
-        out = dot_product_attention(q, k, v)
-        return self.proj(out.reshape(b, *size, -1))
+        _, h, w, _ = x.shape
+        if self.window:
+            x = pad_to_windows(x, self.window)
+        out = map_attention(self.qkv(x), num_heads=self.num_heads, window=self.window or None, pool=self.pool)
+        shrink = 2 if self.pool else 1
+        return self.proj(out[:, : h // shrink, : w // shrink])
 
 
 class MultiScaleBlock(nnx.Module):
@@ -62,10 +44,9 @@ class MultiScaleBlock(nnx.Module):
     def __init__(
         self, dim: int, dim_out: int, num_heads: int, *, window: int, pool: bool, dtype: DTypeLike, rngs: nnx.Rngs
     ):
-        self.window = window
         self.pool = pool
         self.norm1 = layer_norm(dim, epsilon=1e-6, dtype=dtype, rngs=rngs)
-        self.attn = MultiScaleAttention(dim, dim_out, num_heads, pool=pool, dtype=dtype, rngs=rngs)
+        self.attn = MultiScaleAttention(dim, dim_out, num_heads, window=window, pool=pool, dtype=dtype, rngs=rngs)
         self.norm2 = layer_norm(dim_out, epsilon=1e-6, dtype=dtype, rngs=rngs)
         self.mlp = MLP((dim_out, 4 * dim_out, dim_out), activation=gelu, dtype=dtype, rngs=rngs)
         self.proj = linear(dim, dim_out, dtype=dtype, rngs=rngs) if dim != dim_out else None
@@ -76,11 +57,7 @@ class MultiScaleBlock(nnx.Module):
             shortcut = self.proj(x)
             if self.pool:
                 shortcut = max_pool_2x2(shortcut)
-        if self.window:
-            x = merge_windows(self.attn(partition_windows(x, self.window)), (shortcut.shape[1], shortcut.shape[2]))
-        else:
-            x = self.attn(x)
-        x = shortcut + x
+        x = shortcut + self.attn(x)
         return x + self.mlp(self.norm2(x))
 
 

@@ -1,0 +1,247 @@
+"""Attention for TPUs that never writes its matrix to memory: Pallas kernels (import only where they are needed).
+
+Of several chips each runs the kernels on its own part of the batch. The compiler cannot tell how to divide a kernel, so
+programs for several chips are to be traced under `jax.set_mesh(mesh)`, with the batch cut over all of the mesh's axes.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jax.experimental.pallas.ops.tpu import flash_attention as flash
+from jax.sharding import AxisType, PartitionSpec
+from jaxtyping import Array, Bool, Float
+
+from .attention import attend_in_windows, plain_attention
+from .windows import max_pool_2x2, merge_windows, partition_windows
+
+__all__ = ["divides_over_mesh", "long_attention", "map_attention"]
+
+LANES = 128
+# Rows of a register of bfloat16, two to a sublane: blocks of the map are cut at multiples of it.
+ROWS = 16
+# Bytes of a block of keys and values; four such blocks, and the logits, are in the 16 MiB of fast memory at a time.
+BLOCK_BYTES = 3 * 2**20
+# Largest blocks of queries and keys in a long sequence. All keys of 4096 tokens stay in fast memory.
+QUERY_BLOCK, KEY_BLOCK, MAJOR_KEY_BLOCK = 512, 1024, 4096
+MASKED = -1e30
+
+
+def divides_over_mesh(batch: int) -> bool:
+    """Whether every chip of the mesh that the program is traced for gets as many of the batch's elements."""
+    sizes = dict(jax.sharding.get_abstract_mesh().shape)
+    return batch % math.prod(sizes[name] for name in _free_axes()) == 0
+
+
+def _free_axes() -> tuple[str, ...]:
+    """Axes of the ambient mesh that no `jax.shard_map` around here has taken."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return tuple(n for n, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind != AxisType.Manual)
+
+
+def _on_every_chip(function: Callable[..., Array], *arrays: Array) -> Array:
+    """`function` of each chip's part of the arrays' first axis."""
+    axes = _free_axes()
+    if not axes:
+        return function(*arrays)
+    part = PartitionSpec(axes)
+    return jax.shard_map(function, in_specs=part, out_specs=part, axis_names=set(axes), check_vma=False)(*arrays)
+
+
+def long_attention(
+    q: Float[Array, "b q h d"],
+    k: Float[Array, "b k h d"],
+    v: Float[Array, "b k h d"],
+    key_mask: Bool[Array, "b k"] | None,
+) -> Float[Array, "b q h d"]:
+    """Flash attention (https://arxiv.org/abs/2205.14135), forward and backward, for sequences of any length."""
+    if key_mask is None:
+        return _on_every_chip(_flash, q, k, v)
+    return _on_every_chip(_flash, q, k, v, key_mask)
+
+
+def _flash(q: Array, k: Array, v: Array, key_mask: Array | None = None) -> Array:
+    b, num_queries, _, d = q.shape
+    num_keys = k.shape[1]
+    q, k, v = (_pad_to_lanes(x, axis=1).swapaxes(1, 2) for x in (q, k, v))
+    segments = None
+    if key_mask is not None or k.shape[2] > num_keys:
+        key_mask = jnp.ones((b, num_keys), bool) if key_mask is None else key_mask
+        # Queries, those of the padding too, are of segment 1 and attend to the keys of their segment.
+        key_segments = _pad_to_lanes(key_mask.astype(jnp.int32), axis=1)
+        segments = flash.SegmentIds(jnp.ones((b, q.shape[2]), jnp.int32), key_segments)
+    queries = _largest_block(q.shape[2], QUERY_BLOCK)
+    keys_major = _largest_block(k.shape[2], MAJOR_KEY_BLOCK)
+    keys = _largest_block(keys_major, KEY_BLOCK)
+    sizes = flash.BlockSizes(
+        block_b=1,
+        block_q=queries,
+        block_k_major=keys_major,
+        block_k=keys,
+        block_q_major_dkv=queries,
+        block_q_dkv=queries,
+        block_k_major_dkv=keys,
+        block_k_dkv=keys,
+        block_q_dq=queries,
+        block_k_major_dq=keys,
+        block_k_dq=keys,
+    )
+    out = flash.flash_attention(q, k, v, segment_ids=segments, sm_scale=1 / math.sqrt(d), block_sizes=sizes)
+    return out.swapaxes(1, 2)[:, :num_queries]
+
+
+def _pad_to_lanes(x: Array, axis: int) -> Array:
+    widths = [(0, 0)] * x.ndim
+    widths[axis] = (0, -x.shape[axis] % LANES)
+    return jnp.pad(x, widths)
+
+
+def _largest_block(size: int, limit: int) -> int:
+    """The largest multiple of the lanes that divides `size`, a multiple of them too, and is no more than `limit`."""
+    return next(block for block in range(min(size, limit), 0, -LANES) if size % block == 0)
+
+
+def map_attention(
+    qkv: Float[Array, "b h w c3"], *, num_heads: int, window: int, pool: bool
+) -> Float[Array, "b h2 w2 c"]:
+    """Attention within windows; arguments as of `attention.map_attention`, the window's side being positive.
+
+    Windows are read from the map, and written to it, where they lie, if whole ones come in blocks of whole registers;
+    else they are cut out of the map first.
+    """
+    return _on_every_chip(functools.partial(_map_attention, num_heads, window, pool), qkv)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _map_attention(num_heads: int, window: int, pool: bool, qkv: Array) -> Array:
+    height, width = qkv.shape[1:3]
+    columns = _columns_of_block(width, window, pool)
+    shrink = 2 if pool else 1
+    if columns is not None:
+        q = max_pool_2x2(qkv[..., : qkv.shape[-1] // 3]) if pool else None
+        return _attend_in_blocks(q, qkv, num_heads, window, (window, columns))
+    windows = partition_windows(qkv, window)
+    q = max_pool_2x2(windows[..., : qkv.shape[-1] // 3]) if pool else None
+    q = None if q is None else _in_a_row(q)
+    out = _attend_in_blocks(q, _in_a_row(windows), num_heads, window * window, (1, window * window))
+    side = window // shrink
+    return merge_windows(out.reshape(-1, side, side, out.shape[-1]), (height // shrink, width // shrink))
+
+
+def _in_a_row(windows: Float[Array, "n h w c"]) -> Float[Array, "n 1 hw c"]:
+    return windows.reshape(windows.shape[0], 1, -1, windows.shape[-1])
+
+
+def _map_attention_forward(num_heads: int, window: int, pool: bool, qkv: Array) -> tuple[Array, Array]:
+    return _map_attention(num_heads, window, pool, qkv), qkv
+
+
+def _map_attention_backward(num_heads: int, window: int, pool: bool, qkv: Array, gradient: Array) -> tuple[Array]:
+    plain = functools.partial(attend_in_windows, plain_attention, num_heads=num_heads, window=window, pool=pool)
+    return jax.vjp(plain, qkv)[1](gradient)
+
+
+_map_attention.defvjp(_map_attention_forward, _map_attention_backward)
+
+
+def _columns_of_block(width: int, window: int, pool: bool) -> int | None:
+    """Columns of the map that the kernel attends in at a time: whole windows, whole registers, at least 128 tokens."""
+    step = math.lcm(window, 2 * ROWS if pool else ROWS)
+    columns = step * -(-LANES // (window * step))
+    return columns if width % columns == 0 else None
+
+
+def _attend_in_blocks(
+    q: Float[Array, "b hq wq c"] | None,
+    qkv: Float[Array, "b h w c3"],
+    num_heads: int,
+    window: int,
+    block: tuple[int, int],
+) -> Float[Array, "b hq wq c"]:
+    """Attention within the windows that lie side by side in blocks of the map.
+
+    Args:
+      q: pooled queries; those of `qkv` unless given.
+      qkv: queries, keys and values.
+      num_heads: attention heads.
+      window: columns of a window; its rows are all rows of a block.
+      block: rows and columns of what is attended in at a time.
+    """
+    b, height, width, channels = qkv.shape
+    rows, columns = block
+    channels //= 3
+    # As many blocks in a row as fit.
+    blocks = width // columns
+    fits = BLOCK_BYTES // (rows * columns * 3 * channels * qkv.dtype.itemsize)
+    strip = columns * next(n for n in range(max(1, min(blocks, fits)), 0, -1) if blocks % n == 0)
+    shrink = (1, 1) if q is None else (height // q.shape[1], width // q.shape[2])
+
+    def spec(lanes: int, shrink: tuple[int, int]) -> pl.BlockSpec:
+        return pl.BlockSpec((None, rows // shrink[0], strip // shrink[1], lanes), lambda i, y, x: (i, y, x, 0))
+
+    inputs = [(qkv, spec(3 * channels, (1, 1)))]
+    if q is not None:
+        inputs.append((q, spec(channels, shrink)))
+    queries = b * height * width // (shrink[0] * shrink[1])
+    logits = queries * rows * columns
+    kernel = functools.partial(_attend_in_strip, num_heads=num_heads, window=window, columns=columns)
+    return pl.pallas_call(
+        kernel,
+        grid=(b, height // rows, width // strip),
+        in_specs=[spec for _, spec in inputs],
+        out_specs=spec(channels, shrink),
+        out_shape=jax.ShapeDtypeStruct((b, height // shrink[0], width // shrink[1], channels), qkv.dtype),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",) * 3),
+        cost_estimate=pl.CostEstimate(
+            flops=4 * logits * channels,
+            transcendentals=logits * num_heads,
+            bytes_accessed=sum(x.size * x.dtype.itemsize for x, _ in inputs) + queries * channels * qkv.dtype.itemsize,
+        ),
+    )(*(x for x, _ in inputs))
+
+
+def _attend_in_strip(qkv_ref, *refs, num_heads: int, window: int, columns: int) -> None:
+    """The kernel: a strip of the map, block by block. Windows side by side in a block share a matrix product."""
+    *q_refs, out_ref = refs
+    channels = out_ref.shape[-1]
+    d = channels // num_heads
+    shrink = qkv_ref.shape[1] // out_ref.shape[1]
+
+    def block_of(ref, index, size) -> Array:
+        return ref[:, pl.ds(index * size, size), :].reshape(ref.shape[0] * size, -1)
+
+    def windows_of(shape, axis, size, window) -> Array:
+        column = jax.lax.rem(jax.lax.broadcasted_iota(jnp.int32, shape, axis), size)
+        return jax.lax.div(column, window)
+
+    def attend(index, carry):
+        qkv = block_of(qkv_ref, index, columns)
+        q = block_of(q_refs[0], index, columns // shrink) if q_refs else qkv
+        heads = []
+        for head in range(num_heads):
+            query, key, value = (x[:, n * channels + head * d :][:, :d] for n, x in enumerate((q, qkv, qkv)))
+            logits = _product(query, key, contract=(1, 1)) * (1 / math.sqrt(d))
+            if window < columns:
+                same = windows_of(logits.shape, 0, columns // shrink, window // shrink) == windows_of(
+                    logits.shape, 1, columns, window
+                )
+                logits = jnp.where(same, logits, MASKED)
+            weights = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
+            out = _product(weights.astype(value.dtype), value, contract=(1, 0))
+            heads.append(out / weights.sum(axis=-1, keepdims=True))
+        out = jnp.concatenate(heads, axis=-1).astype(out_ref.dtype)
+        out_ref[:, pl.ds(index * (columns // shrink), columns // shrink), :] = out.reshape(
+            out_ref.shape[0], columns // shrink, channels
+        )
+        return carry
+
+    jax.lax.fori_loop(0, qkv_ref.shape[1] // columns, attend, 0)
+
+
+def _product(a: Array, b: Array, *, contract: tuple[int, int]) -> Array:
+    dimensions = (((contract[0],), (contract[1],)), ((), ()))
+    return jax.lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)
