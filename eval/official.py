@@ -58,12 +58,13 @@ def open_official_segmenter(checkpoint: str) -> OfficialSegmenter:
     Raises:
       ValueError: if the package, or what it needs, is not installed, or the checkpoint is none of its.
     """
+    config = _config_file(checkpoint)
     try:
         from sam2.build_sam import build_sam2
         from sam2.sam2_image_predictor import SAM2ImagePredictor
     except ModuleNotFoundError as error:
         raise _not_installed(error) from error
-    model = build_sam2(_config_file(checkpoint), checkpoint, device=_device())
+    model = build_sam2(config, checkpoint, device=_device())
     return OfficialSegmenter(SAM2ImagePredictor(model), Path(checkpoint).name)
 
 
@@ -73,11 +74,12 @@ def open_official_tracker(checkpoint: str) -> PredictorTracker:
     Raises:
       ValueError: if the package, or what it needs, is not installed, or the checkpoint is none of its.
     """
+    config = _config_file(checkpoint)
     try:
         from sam2.build_sam import build_sam2_video_predictor
     except ModuleNotFoundError as error:
         raise _not_installed(error) from error
-    predictor = build_sam2_video_predictor(_config_file(checkpoint), checkpoint, device=_device())
+    predictor = build_sam2_video_predictor(config, checkpoint, device=_device())
     name = Path(checkpoint).name
     return PredictorTracker(predictor, name, {"official": name}, offload_video_to_cpu=True)
 

@@ -101,7 +101,8 @@ def test_views_of_the_source_photo_are_cut_from_it(segmenter, monkeypatch):
     np.testing.assert_array_equal(given[0][0, 1], preprocess_image(photo, 64, (0.5, 0.0, 1.0, 0.5)))
 
 
-def test_a_checksum_is_of_all_weights():
+def test_a_checksum_is_of_all_weights(segmenter):
+    assert segmenter.settings()["weights"] == weights_checksum(refining_model())
     checksums = {weights_checksum(model) for model in (small_model(), refining_model(), small_model())}
     assert len(checksums) == 2
 

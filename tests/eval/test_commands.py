@@ -1,0 +1,137 @@
+"""The commands `eval image`, `eval video` and `eval ablation` from their arguments to their tables."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import tyro
+from PIL import Image
+from small import RESIDUAL, refining_model, small_model
+
+from sam2refiner_jax import build_model, save_model, save_refiner
+from sam2refiner_jax.eval.ablation import MODULES, name_of
+from sam2refiner_jax.eval.commands import ablation, image, video
+
+
+def run(command, *arguments):
+    tyro.cli(command, args=[str(a) for a in arguments])
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "plain"
+    save_model(small_model(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def refiner(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "fine"
+    save_refiner(refining_model(), path)
+    return path
+
+
+def test_image_of_a_model_with_a_refiner(pairs, checkpoint, refiner, tmp_path, capsys):
+    arguments = (f"folder:{pairs}", "--checkpoint", checkpoint, "--refiner", refiner, "--output", tmp_path)
+    run(image, *arguments, "--limit", 2)
+    printed = capsys.readouterr().out
+    assert "| plain + fine, coarse |" in printed
+    assert "| plain + fine, refined |" in printed
+    assert (tmp_path / "gallery.png").exists()
+    with pytest.raises(ValueError, match=r"limit was 2 and is None"):
+        run(image, *arguments)
+
+
+def test_image_of_baselines(pairs, tmp_path, capsys):
+    run(image, f"folder:{pairs}", "--model", "box", "--output", tmp_path / "box", "--prompts", "box", "clicks")
+    assert "| box, mask |" in capsys.readouterr().out
+    run(image, f"folder:{pairs}", "--model", "grabcut", "--output", tmp_path / "grabcut")
+    assert "| grabcut, mask |" in capsys.readouterr().out
+
+
+def test_davis_frames_are_averaged_by_clip(davis, tmp_path):
+    run(image, f"davis:{davis}?every=3", "--model", "box", "--output", tmp_path)
+    records = json.loads((tmp_path / "results.json").read_text())["items"]
+    assert {record["group"] for record in records} == {"one", "two", "white"}
+    means = [
+        np.mean([r["results"][0]["iou"] for r in records if r["group"] == clip]) for clip in ("one", "two", "white")
+    ]
+    summary = json.loads((tmp_path / "results.json").read_text())["summary"]
+    (found,) = {name: e for name, e in summary["box"]["mask"].items() if name != "average"}.values()
+    assert found["iou"] == pytest.approx(np.mean(means))
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "message"),
+    [
+        (image, ("--model", "box", "--refiner", "x"), "a refiner needs the model sam2refiner, got box"),
+        (image, ("--model", "box", "--prompts", "boxes"), "a prompt must be"),
+        (image, ("--model", "sam2", "--checkpoint", "nothing.pt"), "official .pt on disk, got nothing.pt"),
+        (video, ("--model", "grabcut", "--refiner", "x"), "a refiner needs the model sam2refiner, got grabcut"),
+        (video, ("--model", "sam2", "--checkpoint", "nothing.pt"), "official .pt on disk, got nothing.pt"),
+        (video, ("--model", "box", "--clips", "a", "--clip-list", "b"), "either clips or a clip_list"),
+    ],
+)
+def test_arguments_that_cannot_be_meant(command, arguments, message, pairs, davis, tmp_path):
+    data = f"folder:{pairs}" if command is image else davis
+    with pytest.raises(ValueError, match=message):
+        run(command, data, *arguments, "--output", tmp_path / "out")
+
+
+def test_video_of_a_model(davis, checkpoint, tmp_path, capsys):
+    run(video, davis, "--checkpoint", checkpoint, "--output", tmp_path, "--clips", "one", "--prompt", "box")
+    assert "| plain |" in capsys.readouterr().out
+    assert len(list((tmp_path / "masks" / "one").glob("*.png"))) == 6
+    with pytest.raises(ValueError, match="prompt was 'box' and is 'mask'"):
+        run(video, davis, "--checkpoint", checkpoint, "--output", tmp_path, "--clips", "one")
+
+
+def test_video_of_baselines_and_of_masks_made_elsewhere(davis, tmp_path, capsys):
+    (tmp_path / "list.txt").write_text("one\nwhite\n")
+    chosen = ("--clip-list", tmp_path / "list.txt")
+    run(video, davis, "--model", "box", "--output", tmp_path / "box", *chosen)
+    table = capsys.readouterr().out
+    row = next(line for line in table.splitlines() if line.startswith("| box |"))
+    run(video, davis, "--predictions", tmp_path / "box" / "masks", "--output", tmp_path / "again", *chosen)
+    assert row.replace("| box |", "| masks |") in capsys.readouterr().out
+    with pytest.raises(ValueError, match="clip two has no prediction"):
+        run(video, davis, "--predictions", tmp_path / "box" / "masks", "--output", tmp_path / "again")
+
+
+def test_unseen_clips(davis, tmp_path, capsys):
+    (tmp_path / "unseen.txt").write_text("two\n")
+    run(video, davis, "--model", "box", "--output", tmp_path / "out", "--unseen", tmp_path / "unseen.txt")
+    assert "| model | J&F | J seen | F seen | J unseen | F unseen |" in capsys.readouterr().out
+
+
+def test_ablation(pairs, checkpoint, tmp_path, capsys):
+    for combination in ((True, False, False), (True, False, True)):
+        config = dataclasses.replace(RESIDUAL, **dict(zip(MODULES.values(), combination, strict=True)))
+        save_refiner(build_model("small", refiner=config), tmp_path / "refiners" / name_of(combination))
+    arguments = ("--checkpoint", checkpoint, "--output", tmp_path / "out", "--limit", 1)
+    run(ablation, f"folder:{pairs}", "--refiners", tmp_path / "refiners", *arguments)
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")][2:]
+    plain, fine = (rows[i].split("|")[4] for i in (0, 1))
+    assert "/" in plain
+    assert rows[0] == f"|  |  |  |{plain}| 78.5 / 71.5 |"
+    assert rows[1] == f"| yes |  |  |{fine}| 85.0 / 67.4 |"
+    assert rows[2] == "|  | yes |  | - | - |"
+    assert rows[5] == f"| yes |  | yes |{fine}| 92.7 / 88.3 |"  # a fresh refiner adds nothing to the upsampled mask
+    assert len(rows) == 8
+    (tmp_path / "refiners" / "LA").rename(tmp_path / "refiners" / "PR")
+    with pytest.raises(ValueError, match=r"PR must be a refiner with PR only, it has LA"):
+        run(ablation, f"folder:{pairs}", "--refiners", tmp_path / "refiners", *arguments)
+    with pytest.raises(
+        ValueError, match="named LA, PR, MR, LA\\+PR, LA\\+MR, PR\\+MR, LA\\+PR\\+MR; found LA\\+MR, PR"
+    ):
+        run(ablation, f"folder:{pairs}", "--refiners", tmp_path, *arguments)
+
+
+def test_masks_of_the_wrong_size_are_named(pairs, tmp_path):
+    for part in ("images", "masks"):
+        (tmp_path / part).mkdir()
+    Image.fromarray(np.zeros((5, 6, 3), np.uint8)).save(tmp_path / "images" / "a.png")
+    Image.fromarray(np.full((4, 6), 255, np.uint8)).save(tmp_path / "masks" / "a.png")
+    with pytest.raises(ValueError, match=r"not one item could be evaluated, 1 were left out; .*as large as its image"):
+        run(image, f"folder:{tmp_path}", "--model", "box", "--output", tmp_path / "out")
