@@ -10,7 +10,7 @@ import jax
 from .chips import Chip
 from .hlo import Instruction, Program, bytes_of, parse_program
 
-__all__ = ["Collective", "CompiledCost", "Memory", "OutOfMemory", "analyse", "out_of_memory"]
+__all__ = ["Collective", "CompiledCost", "Memory", "OutOfMemory", "analyse", "compile_uncached", "out_of_memory"]
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
@@ -149,6 +149,17 @@ def _gib(size: int) -> str:
 
 def _ms(seconds: float) -> str:
     return f"{1e3 * seconds:.2f} ms"
+
+
+def compile_uncached(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+    """Compiles past JAX's compilation cache, which stores programs for absent chips but cannot load them again."""
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = jax.config.values[name]
+    jax.config.update(name, math.inf)
+    try:
+        return lowered.compile()
+    finally:
+        jax.config.update(name, before)
 
 
 def analyse(compiled: jax.stages.Compiled, chip: Chip) -> CompiledCost:

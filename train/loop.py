@@ -211,7 +211,9 @@ def _check_finite(state: TrainState, snapshots: Snapshots) -> None:
     if broken >= 0:
         last = snapshots.latest()
         kept = "no checkpoint was written before" if last is None else f"the checkpoint of step {last} is good"
-        raise TrainingError(f"loss or gradient of step {broken + 1} is not finite; {kept}. Try a lower learning rate")
+        raise TrainingError(
+            f"loss, gradient or update of step {broken + 1} is not finite; {kept}. Try a lower learning rate"
+        )
 
 
 def _export(skeleton: Skeleton, state: TrainState, frozen: Any, mesh: Mesh, result: Path) -> None:

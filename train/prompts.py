@@ -24,10 +24,13 @@ def sample_prompts(
       config: the mix.
       mask_size: side of mask prompts.
     """
-    return jax.vmap(lambda k, m: _sample_one(k, m, config, mask_size))(keys, masks)
+    return Prompts(*jax.vmap(lambda k, m: _sample_one(k, m, config, mask_size))(keys, masks))
 
 
-def _sample_one(key: Key[Array, ""], mask: Float[Array, "s s"], config: PromptConfig, mask_size: int) -> Prompts:
+def _sample_one(
+    key: Key[Array, ""], mask: Float[Array, "s s"], config: PromptConfig, mask_size: int
+) -> tuple[Float[Array, "slots 2"], Int[Array, " slots"], Float[Array, "m m"], Bool[Array, ""]]:
+    """Points, labels, mask, and whether the mask is a prompt."""
     kind_key, box_key, point_key, mask_key = jax.random.split(key, 4)
     mix = jnp.array([config.box, config.points, config.mask, config.box_and_points])
     kind = jax.random.categorical(kind_key, jnp.log(mix))
@@ -50,7 +53,7 @@ def _sample_one(key: Key[Array, ""], mask: Float[Array, "s s"], config: PromptCo
         ]
     )
     coarse = coarse_mask(mask_key, mask, mask_size)
-    return Prompts(points=points, labels=labels, mask=jnp.where(has_mask, coarse, 0.0), has_mask=has_mask)
+    return points, labels, jnp.where(has_mask, coarse, 0.0), has_mask
 
 
 def bounding_box(inside: Bool[Array, "h w"]) -> Float[Array, "2 2"]:
@@ -131,7 +134,7 @@ def coarse_mask(key: Key[Array, ""], mask: Float[Array, "s s"], size: int) -> Fl
     shift = jax.random.randint(shift_key, (2,), -(size // 64) - 1, size // 64 + 2)
     blurred = jnp.roll(blurred, shift, axis=(0, 1))
     noise = jax.image.resize(jax.random.normal(noise_key, (cells, cells)), (size, size), "linear")
-    return COARSE_LOGIT * jnp.tanh(4 * (blurred - 0.5) + 0.6 * noise)
+    return COARSE_LOGIT * jnp.tanh(4 * (blurred - 0.5) + 0.4 * noise)
 
 
 def _shrink(mask: Float[Array, "s s"], size: int) -> Float[Array, "m m"]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, Key, UInt8
+from jaxtyping import Array, Float, Key, UInt8
 
 from ..nn.mask_decoder import DecoderOutput, select_single_mask
 from ..nn.prompt_encoder import Prompts
@@ -32,7 +32,7 @@ __all__ = [
     "state_shardings",
 ]
 
-# Weights by their dotted paths. (No shapes: they are the model's.)
+# Arrays by name, weights by their dotted paths; shapes or shardings take the arrays' places where a step is planned.
 Tree = Any
 
 
@@ -42,19 +42,19 @@ class TrainState:
     """What a step changes.
 
     Attributes:
-      step: number of steps done.
+      step: number of steps done, an int32 scalar.
       params: the weights that learn.
       moments: the optimizer's state.
       average: their exponential moving average; None without one.
-      broken: number of the first step whose loss or gradient was not finite; -1 as long as there is none. From then on
-        the weights stay as they are.
+      broken: int32 scalar, number of the first step whose loss, gradient or update was not finite; -1 if there is none.
+        From then on the weights stay as they are.
     """
 
-    step: Int[Array, ""]
+    step: Tree
     params: Tree
     moments: Tree
     average: Tree
-    broken: Int[Array, ""]
+    broken: Tree
 
     @property
     def best_params(self) -> Tree:
@@ -177,13 +177,17 @@ def make_train_step(
         def cut(x):  # Part i has the rows i, i + parts, ... so that each is spread over all devices.
             return x.reshape(-1, config.accumulate, *x.shape[1:]).swapaxes(0, 1)
 
-        def add(total, part):
-            part = jax.lax.with_sharding_constraint(part, batch_sharding(mesh))
-            out = gradients_of(params, frozen, part)
-            return jax.tree.map(lambda a, b: a + b / config.accumulate, total, out), None
+        leaves, tree = jax.tree.flatten(batch)
 
-        parts = jax.tree.map(cut, batch)
-        shapes = jax.eval_shape(gradients_of, params, frozen, jax.tree.map(lambda x: x[0], parts))
+        def gradients(part):
+            part = jax.lax.with_sharding_constraint(part, batch_sharding(mesh))
+            return gradients_of(params, frozen, jax.tree.unflatten(tree, part))
+
+        def add(total, part):
+            return jax.tree.map(lambda a, b: a + b / config.accumulate, total, gradients(part)), None
+
+        parts = [cut(x) for x in leaves]
+        shapes = jax.eval_shape(gradients, [x[0] for x in parts])
         return jax.lax.scan(add, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), parts)[0]
 
     def step(state: TrainState, frozen: Tree, batch: Mapping[str, Array]) -> tuple[TrainState, dict[str, Array]]:
@@ -193,8 +197,9 @@ def make_train_step(
         gradients_by = gradients_of if config.accumulate == 1 else accumulated
         scalars, gradients = gradients_by(state.params, frozen, (batch["image"], truth, prompts, keys))
         norm = optax.global_norm(gradients)
-        good = jnp.isfinite(scalars["loss"]) & jnp.isfinite(norm) & (state.broken < 0)
         updates, moments = optimizer.update(gradients, state.moments, state.params)
+        finite = jnp.isfinite(scalars["loss"]) & jnp.isfinite(norm) & jnp.isfinite(optax.global_norm(updates))
+        good = finite & (state.broken < 0)
         params = optax.apply_updates(state.params, updates)
         average = state.average
         if average is not None and config.optimizer.ema is not None:

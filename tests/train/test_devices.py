@@ -1,0 +1,115 @@
+"""One device, eight, and two processes of four train alike."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+import training
+from training import make_pairs
+
+SCRIPT = Path(training.__file__)
+LENGTH = {"steps": 20, "checkpoint_every": 1, "keep_checkpoints": 20}
+
+
+def start(workdir: Path, data: Path, devices: int, **environment: str) -> subprocess.Popen:
+    arguments = {"data": str(data), "distributed": bool(environment), **LENGTH}
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), str(workdir), json.dumps(arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", **environment},
+    )
+
+
+def start_two(workdir: Path, data: Path) -> list[subprocess.Popen]:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    return [
+        start(
+            workdir,
+            data,
+            4,
+            JAX_COORDINATOR_ADDRESS=address,
+            JAX_NUM_PROCESSES="2",
+            JAX_PROCESS_ID=str(index),
+            JAX_CPU_COLLECTIVES_IMPLEMENTATION="gloo",
+        )
+        for index in range(2)
+    ]
+
+
+def finish(processes: list[subprocess.Popen]) -> list[str]:
+    outputs = [process.communicate(timeout=280)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(outputs)
+    return outputs
+
+
+def losses_of(workdir: Path) -> dict[int, float]:
+    path = workdir / "log.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return {line["step"]: line["loss"] for line in lines}
+
+
+def first_gradients(workdir: Path) -> dict[str, np.ndarray]:
+    """The gradients of step 1: a tenth of them is Adam's first moment after it."""
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        state = checkpointer.restore((workdir / "checkpoints" / "step_1" / "state").absolute())
+    return {name: 10 * np.asarray(value) for name, value in state.items() if "/mu/" in name}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return make_pairs(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def one_device(data, tmp_path_factory) -> Path:
+    workdir = tmp_path_factory.mktemp("runs") / "one"
+    finish([start(workdir, data, 1)])
+    return workdir
+
+
+def assert_alike(workdir: Path, one_device: Path) -> None:
+    got, want = losses_of(workdir), losses_of(one_device)
+    assert list(got) == list(range(1, 21))
+    print(f"loss at step 1: {abs(got[1] / want[1] - 1):.1e}, at step 20: {abs(got[20] / want[20] - 1):.1e}")
+    np.testing.assert_allclose(got[1], want[1], rtol=1e-5)
+    np.testing.assert_allclose(got[20], want[20], rtol=1e-3)
+    gradients, wanted = first_gradients(workdir), first_gradients(one_device)
+    assert set(gradients) == set(wanted)
+    assert len(wanted) > 50
+    distance = np.sqrt(sum(((gradients[name] - wanted[name]) ** 2).sum() for name in wanted))
+    norm = np.sqrt(sum((value**2).sum() for value in wanted.values()))
+    print(f"gradients at step 1: {distance / norm:.1e}")
+    assert distance <= 1e-4 * norm
+
+
+def test_eight_devices(data, one_device, tmp_path):
+    finish([start(tmp_path / "eight", data, 8)])
+    assert_alike(tmp_path / "eight", one_device)
+
+
+def test_two_processes_of_four_devices_one_of_which_is_told_to_stop(data, one_device, tmp_path):
+    """SIGTERM reaches one process; both stop after the same step, and go on from there."""
+    workdir = tmp_path / "two"
+    processes = start_two(workdir, data)
+    while all(p.poll() is None for p in processes) and len(losses_of(workdir)) < 3:
+        time.sleep(0.01)
+    processes[1].send_signal(signal.SIGTERM)
+    outputs = finish(processes)
+    stops = [line for output in outputs for line in output.splitlines() if line.startswith("preempted")]
+    assert len(stops) == 2, "\n".join(outputs)
+    assert stops[0] == stops[1]
+    finish(start_two(workdir, data))
+    assert_alike(workdir, one_device)

@@ -1,0 +1,157 @@
+"""The training step on a tiny model: what learns, and that cutting up a step does not change it."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from training import REFINER, TINY, tiny_config
+
+from sam2refiner_jax import build_model
+from sam2refiner_jax.train.config import TrainConfig
+from sam2refiner_jax.train.loop import place
+from sam2refiner_jax.train.parts import make_skeleton, starting_model, take_apart
+from sam2refiner_jax.train.sharding import SMALLEST_SHARDED, global_batch, make_mesh, weight_sharding
+from sam2refiner_jax.train.step import compile_train_step, make_eval_step, make_optimizer, make_train_step
+
+
+@pytest.fixture(scope="module")
+def batch() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    mask = np.zeros((8, 64, 64), np.uint8)
+    for i in range(8):
+        mask[i, 10 + i : 40 + i, 8 : 30 + 2 * i] = 255
+    return {"image": rng.integers(0, 255, (8, 64, 64, 3), np.uint8), "mask": mask}
+
+
+class Run:
+    """A compiled step with its state."""
+
+    def __init__(self, config: TrainConfig, steps: int = 6):
+        self.mesh = make_mesh(config.model_parallel, jax.devices()[:1])
+        model = starting_model(config.model, config.seed)
+        self.skeleton = make_skeleton(config, model.config, REFINER)
+        self.state, self.frozen = place(model, self.skeleton, config, steps, self.mesh)
+        self.step = compile_train_step(make_train_step(self.skeleton, config, steps, self.mesh), self.state, self.mesh)
+
+    def __call__(self, batch):
+        self.state, scalars = self.step(self.state, self.frozen, global_batch(batch, self.mesh))
+        return {name: float(value) for name, value in scalars.items()}
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> TrainConfig:
+    config = tiny_config(tmp_path_factory.mktemp("data"))
+    return dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, ema=0.9, warmup_steps=0))
+
+
+@pytest.fixture(scope="module")
+def run(config) -> Run:
+    return Run(config)
+
+
+def test_only_the_named_part_learns(run, config, batch):
+    model = build_model(TINY, refiner=REFINER)
+    params, frozen = take_apart(model, run.skeleton)
+    assert set(params) == {name for name in params if name.startswith("refiner.")}
+    assert not any(name.startswith("refiner.") for name in frozen)
+    before = jax.tree.map(np.asarray, (run.state.params, run.frozen))
+    losses = [run(batch) for _ in range(3)]
+    after = jax.tree.map(np.asarray, (run.state.params, run.frozen))
+    for name, value in before[0].items():
+        assert (after[0][name] != value).any(), name
+    for name, value in before[1].items():
+        np.testing.assert_array_equal(after[1][name], value)
+    for scalars in losses:
+        np.testing.assert_allclose(scalars["loss"], scalars["final"] + scalars["auxiliary"], rtol=1e-6)
+    assert set(jax.tree.leaves(run.state.moments)[0].devices()) == {jax.devices()[0]}
+    moments = [x for x in jax.tree.leaves(run.state.moments) if x.ndim]
+    assert len(moments) == 2 * len(params)
+
+
+def test_average_is_exponential(config, batch):
+    """Three steps; the average of the weights by hand, with the step's own weights."""
+    run = Run(config)
+    name = next(iter(run.state.params))
+    average = np.asarray(run.state.params[name])
+    for step in range(3):
+        run(batch)
+        decay = min(0.9, (1 + step) / (10 + step))
+        average = decay * average + (1 - decay) * np.asarray(run.state.params[name])
+    np.testing.assert_allclose(run.state.average[name], average, rtol=1e-5, atol=1e-7)
+    np.testing.assert_array_equal(run.state.best_params[name], run.state.average[name])
+
+
+def test_accumulating_gradients_changes_nothing(run, config, batch):
+    """One step in four parts equals the step in one."""
+    whole, parts = Run(config), Run(dataclasses.replace(config, accumulate=4))
+    scalars = [whole(batch), parts(batch)]
+    for name, value in scalars[0].items():
+        np.testing.assert_allclose(scalars[1][name], value, rtol=1e-5, err_msg=name)
+    firsts = [jax.tree.leaves(r.state.moments) for r in (whole, parts)]
+    for a, b in zip(*firsts, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6 + 1e-4 * float(jnp.abs(a).max()))
+
+
+def test_a_loss_that_is_not_finite_stops_learning(config, batch):
+    run = Run(config)
+    run(batch)
+    name = next(name for name in run.state.params if name.endswith("kernel"))
+    run.state.params[name] = run.state.params[name] * np.float32("nan")
+    before = jax.tree.map(np.asarray, run.state.params)
+    for _ in range(2):
+        scalars = run(batch)
+    assert not np.isfinite(scalars["loss"])
+    assert int(run.state.broken) == 1
+    assert int(run.state.step) == 1
+    jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.asarray, run.state.params), before)
+
+
+def test_evaluation_is_of_exact_boxes(run, config, batch):
+    out = jax.jit(make_eval_step(run.skeleton, config))(run.state.params, run.frozen, batch)
+    assert out["coarse_iou"].shape == out["refined_iou"].shape == (8,)
+    assert out["refined"].shape == out["truth"].shape == (4, 64, 64)
+    np.testing.assert_array_equal(out["box"][0], [[8, 10], [30, 40]])
+    for i in range(4):
+        mask, truth = np.asarray(out["refined"][i]) > 0, batch["mask"][i] > 127
+        want = (mask & truth).sum() / (mask | truth).sum()
+        np.testing.assert_allclose(out["refined_iou"][i], want, rtol=1e-6)
+
+
+def test_learning_rate_warms_up_and_decays():
+    config = TrainConfig().optimizer
+    _, schedule = make_optimizer(dataclasses.replace(config, warmup_steps=10, learning_rate=2.0), 110)
+    rates = [float(schedule(step)) for step in range(111)]
+    np.testing.assert_allclose(rates[:11], np.linspace(2 / 11, 2, 11), rtol=1e-5)
+    progress = np.arange(101) / 100
+    want = 2 * (0.01 + 0.99 * (1 + np.cos(np.pi * progress)) / 2)
+    np.testing.assert_allclose(rates[10:], want, rtol=1e-4)
+
+
+def test_only_kernels_decay():
+    params = {"a.kernel": jnp.ones(3), "a.bias": jnp.ones(3), "norm.scale": jnp.ones(3)}
+    config = dataclasses.replace(TrainConfig().optimizer, weight_decay=0.1, warmup_steps=0)
+    optimizer, _ = make_optimizer(config, 10)
+    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
+    after = optax.apply_updates(params, updates)
+    assert float(after["a.kernel"][0]) < 1
+    assert float(after["a.bias"][0]) == float(after["norm.scale"][0]) == 1
+
+
+def test_weights_are_cut_along_their_longest_axis():
+    mesh = jax.sharding.AbstractMesh((2, 4), ("data", "model"))
+    cut = weight_sharding(mesh, (3, 256, 512)).spec
+    assert tuple(cut) == (None, None, "model")
+    assert tuple(weight_sharding(mesh, (8, SMALLEST_SHARDED // 8 - 4)).spec) == ()
+    assert tuple(weight_sharding(mesh, (513, 515)).spec) == ()
+
+
+def test_unknown_parts():
+    model = build_model(TINY)
+    config = TrainConfig(trainable=("refiner",))
+    with pytest.raises(ValueError, match="trainable names 'refiner', of which this model has no weights"):
+        make_skeleton(config, model.config, None)
+    with pytest.raises(ValueError, match=r"trainable must be of refiner, decoder.*got 'head'"):
+        make_skeleton(dataclasses.replace(config, trainable=("head",)), model.config, None)
