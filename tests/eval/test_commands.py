@@ -6,12 +6,14 @@ import json
 import numpy as np
 import pytest
 import tyro
+from flax import nnx
 from PIL import Image
 from small import RESIDUAL, refining_model, small_model
 
-from sam2refiner_jax import build_model, save_model, save_refiner
+from sam2refiner_jax import save_model, save_refiner
 from sam2refiner_jax.eval.ablation import MODULES, name_of
 from sam2refiner_jax.eval.commands import ablation, image, video
+from sam2refiner_jax.refiners import build_refiner
 
 
 def run(command, *arguments):
@@ -108,7 +110,8 @@ def test_unseen_clips(davis, tmp_path, capsys):
 def test_ablation(pairs, checkpoint, tmp_path, capsys):
     for combination in ((True, False, False), (True, False, True)):
         config = dataclasses.replace(RESIDUAL, **dict(zip(MODULES.values(), combination, strict=True)))
-        save_refiner(build_model("small", refiner=config), tmp_path / "refiners" / name_of(combination))
+        refiner = build_refiner(config, small_model().config, rngs=nnx.Rngs(0))
+        save_refiner(small_model().with_refiner(refiner), tmp_path / "refiners" / name_of(combination))
     arguments = ("--checkpoint", checkpoint, "--output", tmp_path / "out", "--limit", 1)
     run(ablation, f"folder:{pairs}", "--refiners", tmp_path / "refiners", *arguments)
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")][2:]
@@ -122,9 +125,7 @@ def test_ablation(pairs, checkpoint, tmp_path, capsys):
     (tmp_path / "refiners" / "LA").rename(tmp_path / "refiners" / "PR")
     with pytest.raises(ValueError, match=r"PR must be a refiner with PR only, it has LA"):
         run(ablation, f"folder:{pairs}", "--refiners", tmp_path / "refiners", *arguments)
-    with pytest.raises(
-        ValueError, match="named LA, PR, MR, LA\\+PR, LA\\+MR, PR\\+MR, LA\\+PR\\+MR; found LA\\+MR, PR"
-    ):
+    with pytest.raises(ValueError, match=r"named LA, PR, MR, LA.PR, .*; found out, refiners"):
         run(ablation, f"folder:{pairs}", "--refiners", tmp_path, *arguments)
 
 
