@@ -16,22 +16,26 @@ RESIDUAL = SAM2RefinerConfig(residual_mask=True)
 
 @functools.cache
 def small_model() -> SAM2:
-    return build_model("small")
+    """One that takes every object for present, which fresh weights do not."""
+    return _seeing_objects(build_model("small"))
 
 
 @functools.cache
 def fresh_refining_model() -> SAM2:
     """The same with a fresh refiner, which adds nothing to the coarse masks."""
-    return build_model("small", refiner=RESIDUAL)
+    return _seeing_objects(build_model("small", refiner=RESIDUAL))
 
 
 @functools.cache
 def refining_model() -> SAM2:
     """The same with a refiner that does add to them, and to the decoder's input."""
-    model = build_model("small", refiner=RESIDUAL)
-    rng = np.random.default_rng(0)
-    augment = model.refiner.localization_augment
+    model = _seeing_objects(build_model("small", refiner=RESIDUAL))
+    augment, rng = model.refiner.localization_augment, np.random.default_rng(0)
     for layer in (augment.attn.out_proj, augment.mlp.layers[-1], model.refiner.mask_refinement.out):
-        noise = rng.normal(0, 0.1, layer.kernel.shape)
-        layer.kernel.set_value(jnp.asarray(noise, jnp.float32))
+        layer.kernel.set_value(jnp.asarray(rng.normal(0, 0.1, layer.kernel.shape), jnp.float32))
+    return model
+
+
+def _seeing_objects(model: SAM2) -> SAM2:
+    model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.set_value(jnp.full(1, 1.0))
     return model

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from small import small_model
 
-from sam2refiner_jax import SAM2ImagePredictor, build_model, load_model, save_model
+from sam2refiner_jax import SAM2ImagePredictor, load_model, save_model
 from sam2refiner_jax.cli import main
 from sam2refiner_jax.overlay import PALETTE, draw_overlay
 from sam2refiner_jax.preprocess import read_photo
@@ -15,7 +16,7 @@ from sam2refiner_jax.preprocess import read_photo
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     directory = tmp_path_factory.mktemp("model") / "small"
-    save_model(build_model("sam2.1_hiera_t", image_size=128), directory)
+    save_model(small_model(), directory)
     return directory
 
 
@@ -139,6 +140,7 @@ def test_a_folder_with_a_prompt_file_goes_past_broken_photos(checkpoint, photos,
 )
 def test_errors_of_use(checkpoint, photos, tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sam2refiner_jax.segment.load_model", lambda *_, **__: small_model())  # it takes seconds
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.json").write_text('{"a.jpg": {"points": [[1, 2]]}}')
     assert message in fails(capsys, "segment", *arguments, "--checkpoint", checkpoint)
@@ -147,7 +149,7 @@ def test_errors_of_use(checkpoint, photos, tmp_path, monkeypatch, capsys, argume
 
 def test_the_demo_says_when_its_weights_are_random(checkpoint, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sam2refiner_jax.demo.DEFAULT_CHECKPOINT", str(tmp_path / "unreachable.pt"))
-    monkeypatch.setattr("sam2refiner_jax.demo.build_model", lambda name: build_model(name, image_size=128))
+    monkeypatch.setattr("sam2refiner_jax.demo.build_model", lambda name: small_model())
     run("demo", "--output", tmp_path / "random")
     assert "THE WEIGHTS ARE RANDOM" in capsys.readouterr().out
     run("demo", "--output", tmp_path / "given", "--checkpoint", checkpoint)

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import tyro
 from PIL import Image
+from small import small_model
 from videos import disk, moving_frames, write_jpegs, write_video
 
-from sam2refiner_jax import build_model, save_model
+from sam2refiner_jax import save_model
 from sam2refiner_jax.track import davis_palette, read_object_masks, track
 
 HEIGHT, WIDTH, FRAMES = 90, 121, 6  # odd, which video encoders cannot have
@@ -26,7 +27,7 @@ def clip(frames, tmp_path_factory):
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "checkpoint"
-    save_model(build_model("sam2.1_hiera_t", image_size=64), path)
+    save_model(small_model(), path)
     return path
 
 

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 from PIL import Image
+from small import refining_model
 from videos import moving_frames, write_jpegs
 
-from sam2refiner_jax import SAM2ImagePredictor, build_model, load_model, save_model, save_refiner
+from sam2refiner_jax import SAM2ImagePredictor, load_model, save_model, save_refiner
 from sam2refiner_jax.cli import main
 from sam2refiner_jax.preprocess import read_photo
 
@@ -16,7 +17,7 @@ CLICK = ("--points", 30, 20, 1)
 def folder(tmp_path_factory):
     """A base model, a refiner and a clip."""
     folder = tmp_path_factory.mktemp("models")
-    model = build_model("sam2.1_hiera_t", refiner="sam2refiner", image_size=64)
+    model = refining_model()
     save_model(model.with_refiner(None), folder / "base")
     save_refiner(model, folder / "refiner")
     write_jpegs(folder / "clip", moving_frames(3, 60, 90))

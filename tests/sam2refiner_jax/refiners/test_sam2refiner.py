@@ -11,8 +11,10 @@ import torch
 from flax import nnx
 from official import nchw, relative_error, to_torch
 from refiner import TorchRefiner
+from small import small_model
 
 from sam2refiner_jax import SAM2RefinerConfig, build_model, save_refiner
+from sam2refiner_jax.checkpoints import model_from_weights, weights_of
 from sam2refiner_jax.convert import export_refiner
 from sam2refiner_jax.nn.positional import sine_encoding_of_cells
 from sam2refiner_jax.nn.resize import resize_bilinear
@@ -32,7 +34,9 @@ COMBINATIONS = [
 
 @pytest.fixture(scope="module")
 def base():
-    return build_model("sam2.1_hiera_t", image_size=SIZE)
+    """The small model, at an input size where the coarsest pooling leaves a few cells."""
+    config = dataclasses.replace(small_model().config, image_size=SIZE)
+    return model_from_weights(config, weights_of(small_model()))
 
 
 @pytest.fixture(scope="module")
@@ -52,27 +56,48 @@ def with_random_refiner(base, config):
     graph, state = nnx.split(refiner)
     leaves, tree = jax.tree.flatten(state)
     rng = np.random.default_rng(1)  # noise on every parameter, so that none is zero or one
-    noisy = [x + rng.normal(0, 0.2 if x.ndim == 1 else 0.03, x.shape).astype(np.float32) for x in leaves]
+    noisy = [np.asarray(x) + rng.normal(0, 0.2 if x.ndim == 1 else 0.03, x.shape).astype(np.float32) for x in leaves]
     return base.with_refiner(nnx.merge(graph, jax.tree.unflatten(tree, noisy)))
 
 
+@pytest.fixture(scope="module")
+def encoded(base, image):
+    """Features of the image, and of its quarters."""
+    return jax.jit(lambda model, x: model.encode_views(x))(with_random_refiner(base, SAM2RefinerConfig()), image)
+
+
+# The refiner apart from what it stands around, so that the encoder and the decoder compile once for all refiners.
 @jax.jit
-def run(model, image, prompts):
-    """All that goes into the refiner and comes out of it."""
-    plain, views = model.encode_views(image)
+def prepare(model, image, plain, views):
     features = model.prepare(image, plain, views)
     g = model.image_embedding(features)
-    augmented = model.augment(g, features)
-    output = model.decode(augmented, features, prompts)
-    refined = model.refine(features, output, output.masks[:, 0], prompts)
-    sparse, exists, _ = model.sam_prompt_encoder(prompts)
-    return plain, views, g, augmented, output, sparse, exists, model.sam_prompt_encoder.image_encoding(), refined
+    return features, g, model.augment(g, features)
+
+
+@jax.jit
+def decode(base, augmented, plain, prompts):
+    encoder = base.sam_prompt_encoder
+    return base.decode(augmented, plain, prompts), *encoder(prompts)[:2], encoder.image_encoding()
+
+
+@jax.jit
+def refine(model, features, output, prompts):
+    return model.refine(features, output, output.masks[:, 0], prompts)
+
+
+def run(model, image, encoded, prompts):
+    """All that goes into the refiner and comes out of it."""
+    plain, views = encoded
+    views = views[:, : len(model.refiner.view_boxes)]
+    features, g, augmented = prepare(model, image, plain, views)
+    output, sparse, exists, image_pe = decode(model.with_refiner(None), augmented, plain.without_stages(), prompts)
+    return plain, views, g, augmented, output, sparse, exists, image_pe, refine(model, features, output, prompts)
 
 
 @pytest.mark.parametrize(
     ("parts", "residual"), [*((parts, False) for parts in COMBINATIONS), (COMBINATIONS[-1], True)], ids=str
 )
-def test_equals_pytorch(parts, residual, base, image, prompts, tmp_path):
+def test_equals_pytorch(parts, residual, base, image, encoded, prompts, tmp_path):
     config = SAM2RefinerConfig(**parts, residual_mask=residual)
     model = with_random_refiner(base, config)
     mirror = TorchRefiner(config, 256, base.config.trunk.stage_dims[:3])
@@ -86,7 +111,7 @@ def test_equals_pytorch(parts, residual, base, image, prompts, tmp_path):
         with pytest.raises(ValueError, match="no parameters to save"):
             save_refiner(model, tmp_path / "refiner")
 
-    plain, views, g, augmented, output, sparse, exists, image_pe, refined = run(model, image, prompts)
+    plain, views, g, augmented, output, sparse, exists, image_pe, refined = run(model, image, encoded, prompts)
     with torch.no_grad():
         expected = mirror.augment(to_torch(g), [to_torch(views[:, i]) for i in range(views.shape[1])])
         masks, auxiliary = mirror(
@@ -109,9 +134,9 @@ def test_equals_pytorch(parts, residual, base, image, prompts, tmp_path):
     assert np.array_equal(augmented, g) == (not parts["localization_augment"])
 
 
-def test_a_fresh_refiner_starts_from_sam2(base, image, prompts):
+def test_a_fresh_refiner_starts_from_sam2(base, image, encoded, prompts):
     refiner = build_refiner(SAM2RefinerConfig(residual_mask=True), base.config, rngs=nnx.Rngs(0))
-    _, _, g, augmented, output, *_, refined = run(base.with_refiner(refiner), image, prompts)
+    _, _, g, augmented, output, *_, refined = run(base.with_refiner(refiner), image, encoded, prompts)
     np.testing.assert_array_equal(augmented, g)
     upsampled = jax.jit(lambda x: resize_bilinear(x[..., None], (SIZE, SIZE))[..., 0])(output.masks[:, 0])
     np.testing.assert_array_equal(refined.masks, upsampled)
@@ -162,34 +187,37 @@ def loss_of(refiner_state, graph, model, features, views, image, prompts):
     return jnp.mean(refined.masks**2) + sum(jnp.mean(a**2) for a in refined.auxiliary)
 
 
-@jax.jit
 def gradient_step(model, image, prompts):
     graph, state = nnx.split(model.refiner)
     features, views = jax.lax.stop_gradient(model.encode_views(image))
     return jax.value_and_grad(loss_of)(state, graph, model, features, views, image, prompts)
 
 
-def test_gradients_reach_every_parameter_of_the_refiner(base, image, prompts):
-    model = with_random_refiner(base, SAM2RefinerConfig())
-    _, gradients = gradient_step(model, image, prompts)
+@jax.jit
+def gradients_of(model, features, views, image, prompts):
+    graph, state = nnx.split(model.refiner)
+    return jax.grad(loss_of)(state, graph, model, features, views, image, prompts)
+
+
+def test_gradients_reach_every_parameter_of_the_refiner(base, image, encoded, prompts):
+    gradients = gradients_of(with_random_refiner(base, SAM2RefinerConfig()), *encoded, image, prompts)
     for path, gradient in nnx.to_flat_state(gradients):
         if path[-2:] != ("k_proj", "bias"):  # attention does not change when all keys move alike
             assert float(jnp.abs(gradient[...]).max()) > 0, path
 
 
-def test_gradient_step_contains_no_encoder_backward(base, image, prompts):
+def test_gradient_step_contains_no_encoder_backward(base, image, encoded, prompts):
     """FLOPs by XLA: five encoder forwards and, for the rest, three times its forward at most."""
 
     def flops(function, *arguments):
         leaves, tree = jax.tree.flatten(arguments)
         flat = jax.jit(lambda leaves: function(*jax.tree.unflatten(tree, leaves)))
-        return flat.lower(leaves).compile().cost_analysis()["flops"]
+        return flat.lower(leaves).cost_analysis()["flops"]
 
     model = with_random_refiner(base, SAM2RefinerConfig())
     graph, state = nnx.split(model.refiner)
     encoder = flops(lambda m, x: m.encode_image(x), base, image)
-    features, views = jax.jit(lambda m, x: m.encode_views(x))(model, image)
-    rest = flops(lambda s, *a: loss_of(s, graph, *a), state, model, features, views, image, prompts)
+    rest = flops(lambda s, *a: loss_of(s, graph, *a), state, model, *encoded, image, prompts)
     step = flops(gradient_step, model, image, prompts)
     assert 5 * encoder < step <= 1.15 * (5 * encoder + 3 * rest)
 
@@ -198,10 +226,9 @@ def test_bad_configurations(base):
     with pytest.raises(ValueError, match="views must be 'input' or 'source', got 'both'"):
         SAM2RefinerConfig(views="both")
     with pytest.raises(ValueError, match=r"refiner must be one of sam2refiner.*got 'none'"):
-        build_model("sam2.1_hiera_t", refiner="none", image_size=64)
+        build_model("small", refiner="none")
     config = dataclasses.replace(base.config, image_size=96)
-    model = build_model("sam2.1_hiera_t", image_size=96).with_refiner(
-        build_refiner("sam2refiner", config, rngs=nnx.Rngs(0))
-    )
+    model = model_from_weights(config, weights_of(base))
+    model = model.with_refiner(build_refiner("sam2refiner", config, rngs=nnx.Rngs(0)))
     with pytest.raises(ValueError, match="image_size must be a multiple of 64 for a pooling window of 8, got 96"):
         jax.eval_shape(lambda m, x: m.encode(x), model, np.zeros((1, 96, 96, 3), np.float32))
