@@ -221,7 +221,10 @@ def _set_variables(module: nnx.Module, weights: Mapping[str, Any], dtype: DTypeL
     variables = _flat_variables(module)
     check_shapes({p: tuple(v.shape) for p, v in variables.items()}, {p: np.shape(w) for p, w in weights.items()})
     for path, variable in variables.items():
-        variable.set_value(jnp.asarray(weights[path], dtype=storage_dtype(path, dtype)))
+        weight, stored = weights[path], storage_dtype(path, dtype)
+        if not isinstance(weight, jax.Array) or weight.dtype != stored:
+            weight = np.asarray(weight).astype(stored, copy=False)  # JAX would compile a conversion for every shape
+        variable.set_value(jnp.asarray(weight))
 
 
 def storage_dtype(path: str, dtype: DTypeLike) -> np.dtype:
@@ -293,10 +296,11 @@ def _restore(directory: Path, names: Iterable[str] | None) -> Weights:
     folder = directory.absolute() / WEIGHTS_FOLDER
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
-            device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
             if names is None:
                 names = list(checkpointer.metadata(folder).item_metadata.tree)
-            args = {name: ocp.ArrayRestoreArgs(sharding=device, strict=True) for name in names}
+            # On the host: JAX arrays that Orbax makes are bound to a device, and what is computed with them compiles
+            # again when arrays that are not come in.
+            args = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
             return checkpointer.restore(folder, restore_args=args)
     except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged directory.
         reason = str(error).strip().splitlines()

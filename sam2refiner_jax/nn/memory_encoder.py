@@ -63,7 +63,7 @@ class CXBlock(nnx.Module):
         self.norm = layer_norm(dim, epsilon=1e-6, dtype=dtype, rngs=rngs)
         self.pwconv1 = linear(dim, 4 * dim, dtype=dtype, rngs=rngs)
         self.pwconv2 = linear(4 * dim, dim, dtype=dtype, rngs=rngs)
-        self.gamma = nnx.Param(jnp.full(dim, 1e-6))
+        self.gamma = nnx.Param(jnp.full(dim, 1e-6, jnp.float32))
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         y = self.norm(self.dwconv(x))

@@ -37,5 +37,5 @@ def refining_model() -> SAM2:
 
 
 def _seeing_objects(model: SAM2) -> SAM2:
-    model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.set_value(jnp.full(1, 1.0))
+    model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.set_value(jnp.ones(1))
     return model
