@@ -63,8 +63,8 @@ def timing_line(clock: Clock, metrics: str) -> str:
     """How long the parts of this sitting took, and the metrics' share."""
     seconds = clock.seconds
     return (
-        f"Time of this sitting: model {seconds['model']:.1f} s, {metrics} {seconds['metrics']:.1f} s, "
-        f"{clock.metrics_share():.1%} of the two."
+        f"Time of this sitting: model {seconds['model']:.1f} s, {metrics} {seconds['metrics']:.2f} s, "
+        f"{clock.metrics_share():.2%} of the two."
     )
 
 
