@@ -8,7 +8,7 @@ import pytest
 import tyro
 from flax import nnx
 from PIL import Image
-from small import RESIDUAL, refining_model, small_model
+from small import RESIDUAL, small_model
 
 from sam2refiner_jax import save_model, save_refiner
 from sam2refiner_jax.eval.ablation import MODULES, name_of
@@ -25,24 +25,6 @@ def checkpoint(tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "plain"
     save_model(small_model(), path)
     return path
-
-
-@pytest.fixture(scope="module")
-def refiner(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "fine"
-    save_refiner(refining_model(), path)
-    return path
-
-
-def test_image_of_a_model_with_a_refiner(pairs, checkpoint, refiner, tmp_path, capsys):
-    arguments = (f"folder:{pairs}", "--checkpoint", checkpoint, "--refiner", refiner, "--output", tmp_path)
-    run(image, *arguments, "--limit", 2)
-    printed = capsys.readouterr().out
-    assert "| plain + fine, coarse |" in printed
-    assert "| plain + fine, refined |" in printed
-    assert (tmp_path / "gallery.png").exists()
-    with pytest.raises(ValueError, match=r"limit was 2 and is None"):
-        run(image, *arguments)
 
 
 def test_image_of_baselines(pairs, tmp_path, capsys):

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import pytest
 from scenes import write_pairs
 from small import refining_model
 
-from sam2refiner_jax import save_model
+from sam2refiner_jax import save_model, save_refiner
 from sam2refiner_jax.eval.commands import image
 from sam2refiner_jax.eval.run_folder import RECORDS_FILE
 
@@ -34,7 +33,7 @@ def interrupted(self, photos):
         raise KeyboardInterrupt
     return encode(self, photos)
 
-arguments = dict(checkpoint={checkpoint!r}, output=Path({output!r}), prompts={prompts!r})
+arguments = dict(checkpoint={checkpoint!r}, refiner=Path({refiner!r}), output=Path({output!r}), prompts={prompts!r})
 JaxSegmenter.encode = interrupted
 try:
     image(("folder:" + {pairs!r},), **arguments)
@@ -46,18 +45,15 @@ print("encoded", calls)
 """
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "checkpoint"
-    save_model(refining_model(), path)
-    return path
-
-
-def test_eight_devices_interrupted_and_resumed_give_the_same(checkpoint, tmp_path):
+def test_eight_devices_interrupted_and_resumed_give_the_same(tmp_path):
     pairs = write_pairs(tmp_path / "pairs", 10)
+    checkpoint, refiner = tmp_path / "plain", tmp_path / "fine"
+    save_model(refining_model().with_refiner(None), checkpoint)
+    save_refiner(refining_model(), refiner)
     script = INTERRUPTED_THEN_RESUMED.format(
         reference=str(Path(__file__).parents[1] / "reference"),
         checkpoint=str(checkpoint),
+        refiner=str(refiner),
         output=str(tmp_path / "eight"),
         prompts=PROMPTS,
         pairs=str(pairs),
@@ -69,7 +65,7 @@ def test_eight_devices_interrupted_and_resumed_give_the_same(checkpoint, tmp_pat
     }
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", script], env=environment, **pipes) as process:
-        image((f"folder:{pairs}",), str(checkpoint), output=tmp_path / "one", prompts=PROMPTS)
+        image((f"folder:{pairs}",), str(checkpoint), refiner, output=tmp_path / "one", prompts=PROMPTS)
         printed, errors = process.communicate()
     assert process.returncode == 0, errors
     assert "interrupted after [8, 2]" in printed
@@ -79,4 +75,6 @@ def test_eight_devices_interrupted_and_resumed_give_the_same(checkpoint, tmp_pat
     assert one == eight
     tables = [(tmp_path / run / "table.md").read_text().split("Time of")[0] for run in ("one", "eight")]
     assert tables[0] == tables[1]
+    assert "| plain + fine, coarse |" in tables[0]
+    assert "| plain + fine, refined |" in tables[0]
     assert np.ptp([len(line) for line in one]) > 0  # the items differ
