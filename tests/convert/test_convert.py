@@ -1,6 +1,7 @@
 """Official files in, our directories, official files out."""
 
 import json
+import math
 import os
 import pickle
 import shutil
@@ -38,7 +39,10 @@ def official_shapes(name: str) -> dict[str, tuple[int, ...]]:
 def random_tensors(shapes) -> dict[str, torch.Tensor]:
     """No two alike, and none its own transpose: random numbers, in each tensor from another one on."""
     numbers = np.random.default_rng(0).random(2**20, np.float32) - 0.5
-    return {key: torch.from_numpy(np.resize(numbers[i:], shape)) for i, (key, shape) in enumerate(shapes.items())}
+    return {
+        key: torch.from_numpy(np.resize(numbers[i : i + math.prod(shape)], shape))
+        for i, (key, shape) in enumerate(shapes.items())
+    }
 
 
 def empty_tensors(shapes) -> dict[str, torch.Tensor]:
