@@ -17,7 +17,7 @@ from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
 from .attention import attend_in_windows, plain_attention
-from .windows import max_pool_2x2, merge_windows, partition_windows
+from .windows import merge_windows, partition_windows
 
 __all__ = ["divides_over_mesh", "long_attention", "map_attention"]
 
@@ -119,21 +119,16 @@ def map_attention(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _map_attention(num_heads: int, window: int, pool: bool, qkv: Array) -> Array:
     height, width = qkv.shape[1:3]
-    columns = _columns_of_block(width, window, pool)
     shrink = 2 if pool else 1
+    columns = _columns_of_block(width, window, pool)
+    attend = functools.partial(_attend_in_blocks, num_heads=num_heads, window=window, shrink=shrink)
     if columns is not None:
-        q = max_pool_2x2(qkv[..., : qkv.shape[-1] // 3]) if pool else None
-        return _attend_in_blocks(q, qkv, num_heads, window, (window, columns))
+        return attend(qkv, block=(window, columns))
+    # Every window a map of one row.
     windows = partition_windows(qkv, window)
-    q = max_pool_2x2(windows[..., : qkv.shape[-1] // 3]) if pool else None
-    q = None if q is None else _in_a_row(q)
-    out = _attend_in_blocks(q, _in_a_row(windows), num_heads, window * window, (1, window * window))
+    out = attend(windows.reshape(windows.shape[0], 1, window * window, -1), block=(1, window * window))
     side = window // shrink
     return merge_windows(out.reshape(-1, side, side, out.shape[-1]), (height // shrink, width // shrink))
-
-
-def _in_a_row(windows: Float[Array, "n h w c"]) -> Float[Array, "n 1 hw c"]:
-    return windows.reshape(windows.shape[0], 1, -1, windows.shape[-1])
 
 
 def _map_attention_forward(num_heads: int, window: int, pool: bool, qkv: Array) -> tuple[Array, Array]:
@@ -156,90 +151,99 @@ def _columns_of_block(width: int, window: int, pool: bool) -> int | None:
 
 
 def _attend_in_blocks(
-    q: Float[Array, "b hq wq c"] | None,
-    qkv: Float[Array, "b h w c3"],
-    num_heads: int,
-    window: int,
-    block: tuple[int, int],
-) -> Float[Array, "b hq wq c"]:
+    qkv: Float[Array, "b h w c3"], *, num_heads: int, window: int, shrink: int, block: tuple[int, int]
+) -> Float[Array, "b h2 w2 c"]:
     """Attention within the windows that lie side by side in blocks of the map.
 
     Args:
-      q: pooled queries; those of `qkv` unless given.
       qkv: queries, keys and values.
       num_heads: attention heads.
-      window: columns of a window; its rows are all rows of a block.
-      block: rows and columns of what is attended in at a time.
+      window: side of the windows.
+      shrink: 2 to pool the queries, else 1.
+      block: rows and columns of what is attended in at a time: windows side by side, or the tokens of one in a row.
     """
     b, height, width, channels = qkv.shape
     rows, columns = block
     channels //= 3
+    tokens, queries = rows * columns, rows * columns // shrink**2
+    out_rows = max(1, rows // shrink)
     # As many blocks in a row as fit.
     blocks = width // columns
-    fits = BLOCK_BYTES // (rows * columns * 3 * channels * qkv.dtype.itemsize)
-    strip = columns * next(n for n in range(max(1, min(blocks, fits)), 0, -1) if blocks % n == 0)
-    shrink = (1, 1) if q is None else (height // q.shape[1], width // q.shape[2])
+    fits = BLOCK_BYTES // (3 * tokens * channels * qkv.dtype.itemsize)
+    count = next(n for n in range(max(1, min(blocks, fits)), 0, -1) if blocks % n == 0)
+    programs = (b, height // rows, blocks // count)
+    out = jax.ShapeDtypeStruct((b, height // rows * out_rows, blocks * queries // out_rows, channels), qkv.dtype)
 
-    def spec(lanes: int, shrink: tuple[int, int]) -> pl.BlockSpec:
-        return pl.BlockSpec((None, rows // shrink[0], strip // shrink[1], lanes), lambda i, y, x: (i, y, x, 0))
+    def strip(rows: int, columns: int, lanes: int) -> pl.BlockSpec:
+        return pl.BlockSpec((None, rows, columns, lanes), lambda i, y, x: (i, y, x, 0))
 
-    inputs = [(qkv, spec(3 * channels, (1, 1)))]
-    if q is not None:
-        inputs.append((q, spec(channels, shrink)))
-    queries = b * height * width // (shrink[0] * shrink[1])
-    logits = queries * rows * columns
-    kernel = functools.partial(_attend_in_strip, num_heads=num_heads, window=window, columns=columns)
+    logits = math.prod(programs) * count * queries * tokens
+    pooling = 2 * tokens if shrink > 1 else 0
     return pl.pallas_call(
-        kernel,
-        grid=(b, height // rows, width // strip),
-        in_specs=[spec for _, spec in inputs],
-        out_specs=spec(channels, shrink),
-        out_shape=jax.ShapeDtypeStruct((b, height // shrink[0], width // shrink[1], channels), qkv.dtype),
+        functools.partial(_attend_in_strip, num_heads=num_heads, window=window, shrink=shrink, blocks=count),
+        grid=programs,
+        in_specs=[strip(rows, count * columns, 3 * channels)],
+        out_specs=strip(out_rows, count * queries // out_rows, channels),
+        out_shape=out,
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",) * 3),
         cost_estimate=pl.CostEstimate(
-            flops=4 * logits * channels,
+            flops=(4 * logits * channels + pooling * qkv.size // 3),
             transcendentals=logits * num_heads,
-            bytes_accessed=sum(x.size * x.dtype.itemsize for x, _ in inputs) + queries * channels * qkv.dtype.itemsize,
+            bytes_accessed=(qkv.size + out.size) * qkv.dtype.itemsize,
         ),
-    )(*(x for x, _ in inputs))
+    )(qkv)
 
 
-def _attend_in_strip(qkv_ref, *refs, num_heads: int, window: int, columns: int) -> None:
+def _attend_in_strip(qkv_ref, out_ref, *, num_heads: int, window: int, shrink: int, blocks: int) -> None:
     """The kernel: a strip of the map, block by block. Windows side by side in a block share a matrix product."""
-    *q_refs, out_ref = refs
+    rows, columns, out_columns = qkv_ref.shape[0], qkv_ref.shape[1] // blocks, out_ref.shape[1] // blocks
     channels = out_ref.shape[-1]
     d = channels // num_heads
-    shrink = qkv_ref.shape[1] // out_ref.shape[1]
-
-    def block_of(ref, index, size) -> Array:
-        return ref[:, pl.ds(index * size, size), :].reshape(ref.shape[0] * size, -1)
-
-    def windows_of(shape, axis, size, window) -> Array:
-        column = jax.lax.rem(jax.lax.broadcasted_iota(jnp.int32, shape, axis), size)
-        return jax.lax.div(column, window)
+    # Tokens from one row of the map to the next: a window in a row has its own rows.
+    pitch = columns if rows > 1 else window
 
     def attend(index, carry):
-        qkv = block_of(qkv_ref, index, columns)
-        q = block_of(q_refs[0], index, columns // shrink) if q_refs else qkv
+        qkv = qkv_ref[:, pl.ds(index * columns, columns), :].reshape(rows * columns, 3 * channels)
+        q = qkv[:, :channels]
+        if shrink > 1:
+            q = _max_pool_tokens(q, pitch)
         heads = []
         for head in range(num_heads):
             query, key, value = (x[:, n * channels + head * d :][:, :d] for n, x in enumerate((q, qkv, qkv)))
             logits = _product(query, key, contract=(1, 1)) * (1 / math.sqrt(d))
-            if window < columns:
-                same = windows_of(logits.shape, 0, columns // shrink, window // shrink) == windows_of(
-                    logits.shape, 1, columns, window
-                )
-                logits = jnp.where(same, logits, MASKED)
+            if window < pitch:
+                of_query = jax.lax.div(_column(logits.shape, 0, pitch // shrink), window // shrink)
+                of_key = jax.lax.div(_column(logits.shape, 1, pitch), window)
+                logits = jnp.where(of_query == of_key, logits, MASKED)
             weights = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
             out = _product(weights.astype(value.dtype), value, contract=(1, 0))
             heads.append(out / weights.sum(axis=-1, keepdims=True))
         out = jnp.concatenate(heads, axis=-1).astype(out_ref.dtype)
-        out_ref[:, pl.ds(index * (columns // shrink), columns // shrink), :] = out.reshape(
-            out_ref.shape[0], columns // shrink, channels
-        )
+        out_ref[:, pl.ds(index * out_columns, out_columns), :] = out.reshape(-1, out_columns, channels)
         return carry
 
-    jax.lax.fori_loop(0, qkv_ref.shape[1] // columns, attend, 0)
+    jax.lax.fori_loop(0, blocks, attend, 0)
+
+
+def _max_pool_tokens(x: Float[Array, "n c"], pitch: int) -> Float[Array, "n4 c"]:
+    """2x2 pooling of a map's tokens, `pitch` to a row. Products with ones and zeros pick the four of each: exact."""
+    shape = (x.shape[0] // 4, x.shape[0])
+    row, column = _row(shape, 0, pitch // 2), _column(shape, 0, pitch // 2)
+    token = jax.lax.broadcasted_iota(jnp.int32, shape, 1)
+    picked = [
+        _product((token == (2 * row + down) * pitch + 2 * column + right).astype(x.dtype), x, contract=(1, 0))
+        for down in range(2)
+        for right in range(2)
+    ]
+    return functools.reduce(jnp.maximum, picked).astype(x.dtype)
+
+
+def _row(shape: tuple[int, int], axis: int, pitch: int) -> Array:
+    return jax.lax.div(jax.lax.broadcasted_iota(jnp.int32, shape, axis), pitch)
+
+
+def _column(shape: tuple[int, int], axis: int, pitch: int) -> Array:
+    return jax.lax.rem(jax.lax.broadcasted_iota(jnp.int32, shape, axis), pitch)
 
 
 def _product(a: Array, b: Array, *, contract: tuple[int, int]) -> Array:

@@ -1,7 +1,9 @@
 """The Hiera trunk of the image encoder (`sam2.modeling.backbones.hieradet`)."""
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
@@ -12,6 +14,24 @@ from .resize import resize_bicubic
 from .windows import max_pool_2x2, pad_to_windows
 
 __all__ = ["Hiera", "MultiScaleBlock"]
+
+
+def lay_out(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    """The same map; a TPU is told to store it in the order, columns or channels last, that takes less padding.
+
+    Left to itself its compiler spreads the order that suits the patch embedding over the first stage: 2.8 times the size.
+    """
+    return jax.lax.platform_dependent(x, tpu=_lay_out_on_tpu, default=lambda x: x)
+
+
+def _lay_out_on_tpu(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    _, _, w, c = x.shape
+
+    def registers(rows, lanes):
+        return -(-rows // 8) * -(-lanes // 128)
+
+    order = (0, 1, 2, 3) if registers(w, c) <= registers(c, w) else (0, 1, 3, 2)
+    return with_layout_constraint(x, Layout(major_to_minor=order))
 
 
 class MultiScaleAttention(nnx.Module):
@@ -52,6 +72,7 @@ class MultiScaleBlock(nnx.Module):
         self.proj = linear(dim, dim_out, dtype=dtype, rngs=rngs) if dim != dim_out else None
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c2"]:
+        x = lay_out(x)
         shortcut, x = x, self.norm1(x)
         if self.proj is not None:
             shortcut = self.proj(x)

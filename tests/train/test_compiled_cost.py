@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 pytest.importorskip("libtpu")
 
 from sam2refiner_jax.train.chips import CHIPS, topology_mesh
-from sam2refiner_jax.train.compiled_cost import OutOfMemory, analyse, out_of_memory
+from sam2refiner_jax.train.compiled_cost import OutOfMemory, analyse, compile_uncached, out_of_memory
 from sam2refiner_jax.train.hlo import parse_program
 
 V5E = CHIPS["v5e"]
@@ -19,16 +19,6 @@ STEPS, ROWS, WIDTH = 4, 1024, 2048
 
 def described(mesh, shape, *spec, dtype=jnp.bfloat16):
     return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, P(*spec)))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def no_stored_programs():
-    """The compilation cache can store programs for a topology, but not load them."""
-    name = "jax_persistent_cache_min_compile_time_secs"
-    before = jax.config.values[name]
-    jax.config.update(name, 1e9)
-    yield
-    jax.config.update(name, before)
 
 
 @functools.cache
@@ -50,7 +40,7 @@ def train(weights, batches):
 def trained():
     mesh = topology_mesh("v5e:4x4", {"data": 8, "model": 2})
     arguments = described(mesh, (WIDTH, WIDTH), None, "model"), described(mesh, (STEPS, ROWS, WIDTH), None, "data")
-    return analyse(jax.jit(train, donate_argnums=0).lower(*arguments).compile(), V5E)
+    return analyse(compile_uncached(jax.jit(train, donate_argnums=0).lower(*arguments)), V5E)
 
 
 def test_a_loop_costs_its_rounds():
@@ -93,7 +83,7 @@ def test_every_kind_of_collective():
 
     everywhere = ("data", "model")
     mapped = jax.shard_map(communicate, mesh=mesh, in_specs=P(everywhere), out_specs=P(everywhere))
-    cost = analyse(jax.jit(mapped).lower(described(mesh, (16 * n,), everywhere)).compile(), V5E)
+    cost = analyse(compile_uncached(jax.jit(mapped).lower(described(mesh, (16 * n,), everywhere))), V5E)
     found = {(c.kind, c.bytes) for c in cost.collectives}
     assert found == {
         ("all-gather", 8 * 2 * n),
@@ -122,7 +112,7 @@ def test_every_kind_of_collective():
     ],
 )
 def test_products_in_the_text_are_those_that_the_compiler_counts(function, shapes):
-    compiled = jax.jit(function).lower(*(described(one_chip(), shape) for shape in shapes)).compile()
+    compiled = compile_uncached(jax.jit(function).lower(*(described(one_chip(), shape) for shape in shapes)))
     program = parse_program(compiled.as_text())
     ours = sum(program.matmul_flops(name) for name in program.runs)
     assert ours == pytest.approx(compiled.cost_analysis()["flops"], rel=0.03)
@@ -141,7 +131,7 @@ def test_loops_of_unknown_length_are_named():
     def halve(x):
         return jax.lax.while_loop(lambda x: x.sum() > 1, lambda x: x @ x, x)
 
-    cost = analyse(jax.jit(halve).lower(described(one_chip(), (64, 64))).compile(), V5E)
+    cost = analyse(compile_uncached(jax.jit(halve).lower(described(one_chip(), (64, 64)))), V5E)
     assert len(cost.unknown_loops) == 1
     assert f"loop {cost.unknown_loops[0]}, of unknown length" in cost.table()
 
@@ -155,6 +145,13 @@ def test_the_table_says_what_does_not_fit_and_what_bounds():
     assert trained().roofline_seconds == trained().memory_seconds > trained().compute_seconds
     slow = dataclasses.replace(trained(), chip=dataclasses.replace(V5E, peak_flops=1e12))
     assert slow.bound_by == "arithmetic"
+
+
+def test_the_compilation_cache_is_settings_come_back():
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = jax.config.values[name]
+    compile_uncached(jax.jit(lambda x: x * 3).lower(described(one_chip(), (8, 128))))
+    assert jax.config.values[name] == before
 
 
 def test_what_the_compiler_says_when_memory_is_short():

@@ -146,13 +146,13 @@ def test_a_batch_that_the_chips_do_not_divide_takes_the_plain_form():
 def test_every_chip_runs_the_kernels_on_its_part_of_the_batch(function, shapes):
     pytest.importorskip("libtpu")
     from sam2refiner_jax.train.chips import CHIPS, topology_mesh
-    from sam2refiner_jax.train.compiled_cost import analyse
+    from sam2refiner_jax.train.compiled_cost import analyse, compile_uncached
 
     mesh = topology_mesh("v5e:2x2", {"data": 2, "model": 2})
     sharding = NamedSharding(mesh, PartitionSpec(("data", "model")))
     arrays = [jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=sharding) for shape in shapes]
     with jax.set_mesh(mesh):
-        compiled = jax.jit(function).lower(*arrays).compile()
+        compiled = compile_uncached(jax.jit(function).lower(*arrays))
     cost = analyse(compiled, CHIPS["v5e"])
     assert "tpu_custom_call" in compiled.as_text()
     assert cost.collectives == ()
