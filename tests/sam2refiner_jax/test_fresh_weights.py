@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from flax import nnx
+from small import SMALL
 
 from sam2refiner_jax import build_model
 from sam2refiner_jax.checkpoints import weights_of
@@ -14,7 +15,7 @@ def flat(module) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def model():
-    return build_model("sam2.1_hiera_t", refiner="sam2refiner", image_size=64)
+    return build_model(SMALL.name, refiner="sam2refiner")
 
 
 def test_every_layer_has_the_variance_of_its_kind(model):
@@ -49,7 +50,7 @@ def test_no_two_weights_are_drawn_alike(model):
 
 
 def test_a_seed_gives_its_weights_with_and_without_a_refiner(model):
-    plain, other = (flat(build_model("sam2.1_hiera_t", image_size=64, seed=seed)) for seed in (0, 1))
+    plain, other = (flat(build_model(SMALL.name, seed=seed)) for seed in (0, 1))
     base = {path: np.asarray(w) for path, w in weights_of(model).items()}
     assert base.keys() == plain.keys() == other.keys()
     for path, weight in plain.items():
