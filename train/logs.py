@@ -63,7 +63,7 @@ class RunLog:
 
 def _step_of(line: str) -> float:
     try:
-        return int(json.loads(line)["step"])
+        return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):  # the last line of a run that was killed
         return float("inf")
 

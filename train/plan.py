@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from ..config import get_config
 from .chips import CHIPS, Chip, chip_of, topology_mesh
-from .compiled_cost import CompiledCost, OutOfMemory, analyse, out_of_memory
+from .compiled_cost import CompiledCost, OutOfMemory, analyse, compile_uncached, out_of_memory
 from .config import TrainConfig
 from .parts import make_skeleton
 from .sharding import batch_sharding, make_mesh, weight_sharding
@@ -96,7 +96,7 @@ def plan_run(config: TrainConfig, topology: str, *, chip: str = "v5e") -> Plan:
     steps = config.total_steps()
     cost, shortage = None, None
     try:
-        cost = analyse(lower_step(config, steps, mesh).compile(), kind)
+        cost = analyse(compile_uncached(lower_step(config, steps, mesh)), kind)
     except jax.errors.JaxRuntimeError as error:
         shortage = out_of_memory(error)
         if shortage is None:

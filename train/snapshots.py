@@ -56,7 +56,7 @@ class Snapshots:
           ValueError: if there are checkpoints but none can be read.
         """
         steps = sorted(self.manager.all_steps(), reverse=True)
-        wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, _named_leaves(like))
+        wanted = {name: ocp.utils.to_shape_dtype_struct(leaf) for name, leaf in _named_leaves(like).items()}
         for step in steps:
             items = ocp.args.Composite(state=ocp.args.StandardRestore(wanted), data=ocp.args.JsonRestore())
             try:
