@@ -75,6 +75,7 @@ def build_official(
     if few_blocks:
         overrides |= {f"image_encoder.trunk.{key}": list(value) for key, value in FEW_BLOCKS.items()}
     extra = [f"++model.{key}={value}" for key, value in overrides.items()]
+    torch.manual_seed(0)
     build = build_sam2_video_predictor if video else build_sam2
     return build(f"configs/{name.split('_')[0]}/{name}.yaml", checkpoint, device="cpu", hydra_overrides_extra=extra)
 

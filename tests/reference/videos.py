@@ -13,7 +13,7 @@ from PIL import Image
 from sam2refiner_jax import SAM2VideoPredictor
 
 # Random weights take most objects for absent and most masks for empty or full; these do not.
-OBJECT_SCORE_BIAS, SEED = 0.6, 4
+OBJECT_SCORE_BIAS, SEED = 0.6, 6
 
 
 def moving_frames(count: int, height: int, width: int, seed: int = 0) -> list[np.ndarray]:

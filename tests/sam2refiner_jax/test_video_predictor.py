@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import pytest
 import torch
+from small import small_model
 from videos import SideBySide, disk, moving_frames, official_and_ours_video, write_jpegs, write_video
 
-from sam2refiner_jax import SAM2VideoPredictor, build_model, tracking, video_predictor
+from sam2refiner_jax import SAM2VideoPredictor, tracking, video_predictor
 
 HEIGHT, WIDTH, SIZE, FRAMES = 120, 180, 128, 12
 CLICK, BOX = np.array([[45.0, 60.0]]), np.array([100.0, 5.0, 140.0, 60.0])
@@ -39,7 +40,7 @@ def clip(frames, tmp_path_factory):
 @pytest.fixture(scope="module")
 def small():
     """A predictor for what needs no parity."""
-    return SAM2VideoPredictor(build_model("sam2.1_hiera_t", image_size=64))
+    return SAM2VideoPredictor(small_model())
 
 
 def click(both):
@@ -103,6 +104,14 @@ def second_object(both):
     both.propagate(start_frame_idx=8)
 
 
+def two_objects(both):
+    both.call("add_new_points_or_box", 0, 1, points=CLICK, labels=np.array([1], np.int32))
+    both.call("add_new_points_or_box", 0, 2, box=BOX)
+    both.propagate()
+    both.call("add_new_points_or_box", 5, 1, points=CORRECTION, labels=np.array([1, 0], np.int32))
+    both.propagate(start_frame_idx=6)
+
+
 def three_objects(both):
     both.call("add_new_points_or_box", 0, 1, points=CLICK, labels=np.array([1], np.int32))
     both.call("add_new_points_or_box", 2, 5, box=BOX)
@@ -159,24 +168,28 @@ def assert_equal(both):
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: s.__name__)
 def test_scenario_equals_official(scenario, clip):
-    both = SideBySide(*official_and_ours_video("sam2.1_hiera_t", SIZE, exact_memories=True), clip)
+    both = SideBySide(*official_and_ours_video("sam2.1_hiera_t", SIZE, exact_memories=True, few_blocks=True), clip)
     scenario(both)
     assert_equal(both)
     if scenario is not empty_mask:
         assert 0.01 < np.mean(both.shares) < 0.99
 
 
-@pytest.mark.parametrize("scenario", [second_object, removed_object], ids=lambda s: s.__name__)
+@pytest.mark.parametrize(
+    "scenario",
+    [two_objects, *(pytest.param(s, marks=pytest.mark.slow) for s in (second_object, removed_object))],
+    ids=lambda s: s.__name__,
+)
 def test_sam2_equals_official(scenario, clip):
     """SAM 2.0 has no temporal encoding of pointers and no embedding of absent objects."""
-    both = SideBySide(*official_and_ours_video("sam2_hiera_t", SIZE, exact_memories=True), clip)
+    both = SideBySide(*official_and_ours_video("sam2_hiera_t", SIZE, exact_memories=True, few_blocks=True), clip)
     scenario(both)
     assert_equal(both)
 
 
 def test_rounded_memories_equal_official(clip):
     """As released: memories rounded to bfloat16, where the last digit of a number can move it by half a percent."""
-    both = SideBySide(*official_and_ours_video("sam2.1_hiera_t", SIZE), clip)
+    both = SideBySide(*official_and_ours_video("sam2.1_hiera_t", SIZE, few_blocks=True), clip)
     correction(both)
     assert both.agreement >= 0.999
     assert both.pointer_error <= 1e-4
@@ -185,7 +198,7 @@ def test_rounded_memories_equal_official(clip):
 
 def test_absent_objects_equal_official(clip):
     """Without help, the random weights take the object for absent."""
-    official, ours = official_and_ours_video("sam2.1_hiera_t", SIZE, exact_memories=True)
+    official, ours = official_and_ours_video("sam2.1_hiera_t", SIZE, exact_memories=True, few_blocks=True)
     bias = official.sam_mask_decoder.pred_obj_score_head.layers[-1].bias
     ours_bias = ours.model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias
     with_object = np.asarray(ours_bias[...])
@@ -204,7 +217,7 @@ def test_absent_objects_equal_official(clip):
 
 @pytest.mark.parametrize("option", ["add_all_frames_to_correct_as_cond", "non_overlap_masks"])
 def test_options_equal_official(option, clip):
-    official, ours = official_and_ours_video("sam2.1_hiera_t", SIZE, exact_memories=True)
+    official, ours = official_and_ours_video("sam2.1_hiera_t", SIZE, exact_memories=True, few_blocks=True)
     setattr(official, option, True)
     setattr(ours, option, True)
     try:
@@ -221,7 +234,7 @@ def test_options_equal_official(option, clip):
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_clips_shorter_than_the_pointers_reach_equal_official(count, frames, tmp_path):
     clip = write_jpegs(tmp_path, frames[:count])
-    both = SideBySide(*official_and_ours_video("sam2.1_hiera_t", SIZE, exact_memories=True), clip)
+    both = SideBySide(*official_and_ours_video("sam2.1_hiera_t", SIZE, exact_memories=True, few_blocks=True), clip)
     click(both)
     assert_equal(both)
 
