@@ -39,7 +39,8 @@ def draw_gallery(
     prompt = main_prompt(records)
     if prompt is None:
         return False
-    rows = [("gain", record) for _, record in sorted(gains(records), key=lambda g: -g[0])[:SHOWN]]
+    best = sorted((found for found in gains(records) if found[0] > 0), key=lambda found: -found[0])
+    rows = [("gain", record) for _, record in best[:SHOWN]]
     rows += [("failure", record) for record in sorted(records, key=lambda r: _final_iou(r, prompt))[:SHOWN]]
     by_name = {benchmark.name: benchmark for benchmark in benchmarks}
     columns = 2 + len(segmenter.kinds)
