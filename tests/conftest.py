@@ -7,6 +7,7 @@ from pathlib import Path
 # Compiling takes most of the tests' time. XLA reads these when JAX starts, here and in processes that tests start: no
 # optimisation of its code for CPUs, unless the flags of the user say otherwise, and programs kept for the next run.
 os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # libtpu is installed for its compiler alone
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / "xla"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
