@@ -19,7 +19,8 @@ __all__ = ["Hiera", "MultiScaleBlock"]
 def lay_out(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
     """The same map; a TPU is told to store it in the order, columns or channels last, that takes less padding.
 
-    Left to itself its compiler spreads the order that suits the patch embedding over the first stage: 2.8 times the size.
+    Left to itself its compiler spreads the order that suits the patch embedding over the first stage, at 2.8 times the
+    size.
     """
     return jax.lax.platform_dependent(x, tpu=_lay_out_on_tpu, default=lambda x: x)
 
