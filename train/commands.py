@@ -6,12 +6,13 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
+import jax
 import tyro
 
 from .config import TrainConfig
 from .presets import PRESETS
 
-__all__ = ["TrainArguments", "train"]
+__all__ = ["PlanArguments", "TrainArguments", "plan", "train"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,16 +28,38 @@ class TrainArguments:
     """
 
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
-    workdir: Path
+    workdir: Path = tyro.MISSING
     distributed: bool = False
     progress: bool = True
 
 
-TrainPreset: Any = tyro.extras.subcommand_type_from_defaults(
-    {name: TrainArguments(preset.config, tyro.MISSING) for name, preset in PRESETS.items()},
-    {name: preset.purpose for name, preset in PRESETS.items()},
-    prefix_names=False,
-)
+@dataclasses.dataclass(frozen=True)
+class PlanArguments:
+    """A preset, each field of which is a flag, and the machine to plan for.
+
+    Attributes:
+      config: the run.
+      topology: TPU chips by kind and shape, such as v5e:4x4, v5p:4x4x4 or v6e:4x4, which need not be there; or cpu:8,
+        for eight simulated devices.
+      chip: whose speed and memory simulated devices are taken to have.
+    """
+
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    topology: str = tyro.MISSING
+    chip: str = "v5e"
+
+
+def _by_preset(arguments: type) -> Any:
+    """The type of a command line that begins with the name of a preset."""
+    return tyro.extras.subcommand_type_from_defaults(
+        {name: arguments(preset.config) for name, preset in PRESETS.items()},
+        {name: preset.purpose for name, preset in PRESETS.items()},
+        prefix_names=False,
+    )
+
+
+TrainPreset: Any = _by_preset(TrainArguments)
+PlanPreset: Any = _by_preset(PlanArguments)
 
 
 def train(arguments: Annotated[TrainPreset, tyro.conf.arg(name="")]) -> None:
@@ -55,3 +78,14 @@ def train(arguments: Annotated[TrainPreset, tyro.conf.arg(name="")]) -> None:
         print(f"sam2refiner: {stopped}", file=sys.stderr)
         return
     print(result)
+
+
+def plan(arguments: Annotated[PlanPreset, tyro.conf.arg(name="")]) -> None:
+    """Compiles a run's training step for TPUs that need not be there: memory, arithmetic, traffic, hours."""
+    from .plan import plan_run
+
+    count = arguments.topology.removeprefix("cpu:")
+    if count != arguments.topology and count.isdecimal() and int(count) > 0:
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", int(count))
+    print(plan_run(arguments.config, arguments.topology, chip=arguments.chip).report())

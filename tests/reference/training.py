@@ -53,11 +53,11 @@ def make_pairs(folder: Path, count: int = 24, size: tuple[int, int] = (80, 96)) 
     return folder
 
 
-def tiny_config(data: Path, **changes) -> TrainConfig:
+def tiny_config(pairs: Path, **changes) -> TrainConfig:
     """A run of six steps that trains the refiner of the tiny model."""
     config = TrainConfig(
         model=ModelConfig(TINY, refiner=REFINER, dtype="float32"),
-        data=DataConfig((f"folder:{data}",)),
+        data=DataConfig((f"folder:{pairs}",)),
         prompts=PromptConfig(max_points=3),
         loss=LossConfig(),
         optimizer=OptimizerConfig(warmup_steps=2),
@@ -78,6 +78,8 @@ def merge(values: dict, changes: dict) -> dict:
 if __name__ == "__main__":
     import logging
 
+    import jax
+
     from sam2refiner_jax.train.distributed import join
     from sam2refiner_jax.train.loop import Preempted, train
 
@@ -86,6 +88,7 @@ if __name__ == "__main__":
     if arguments.pop("distributed", False):
         join()
     folder = Path(sys.argv[1])
+    print(f"devices: {jax.device_count()}")
     try:
         train(tiny_config(Path(arguments.pop("data")), **arguments), folder, progress=False)
     except Preempted as stopped:
