@@ -3,8 +3,9 @@
 import os
 
 import jax
+import orbax.checkpoint as ocp
 
-__all__ = ["join"]
+__all__ = ["join", "wait_for_others"]
 
 
 def join() -> None:
@@ -16,6 +17,8 @@ def join() -> None:
     Raises:
       ValueError: if one of the three variables is set without the others, or is not a number.
     """
+    # On CPUs the collectives of two programs in flight wait for each other.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
     values = {name: os.environ.get(name) for name in names}
     if not any(values.values()):
@@ -29,3 +32,9 @@ def join() -> None:
     except ValueError as error:
         raise ValueError(f"{names[1]} and {names[2]} must be whole numbers: {error}") from error
     jax.distributed.initialize(values[names[0]], count, index)
+
+
+def wait_for_others(place: str) -> None:
+    """Until every process has come to this place, whose name must be new; by messages, not by a collective."""
+    if jax.process_count() > 1:
+        ocp.multihost.sync_global_processes(place, processes=set(range(jax.process_count())))

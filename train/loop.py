@@ -16,13 +16,14 @@ from .config import TrainConfig, config_differences
 from .data.augment import AugmentConfig
 from .data.mixture import open_mixture
 from .data.pipeline import make_batches
+from .distributed import wait_for_others
 from .evaluation import Evaluation
 from .logs import RunLog
 from .parts import Skeleton, make_skeleton, starting_model, take_apart
 from .preemption import Preemption
 from .sharding import global_batch, make_mesh, replicated, weight_sharding
 from .snapshots import Snapshots
-from .step import TrainState, compile_train_step, initial_state, make_train_step, state_shardings
+from .step import TrainState, batch_shapes, compile_train_step, initial_state, make_train_step, state_shardings
 
 __all__ = ["Preempted", "TrainingError", "train"]
 
@@ -100,7 +101,9 @@ def train(config: TrainConfig, workdir: Path, *, progress: bool = True) -> Path:
     bar = tqdm(total=steps, initial=done, disable=not progress or jax.process_index() != 0, smoothing=0.02)
     meter = _Meter(config.batch_size)
     try:
-        with Preemption() as preemption, jax.transfer_guard("disallow"):
+        with jax.set_mesh(mesh), Preemption() as preemption, jax.transfer_guard("disallow"):
+            step = step.lower(state, frozen, batch_shapes(skeleton, config, mesh)).compile()
+            wait_for_others("compiled")  # one may take longer to compile than others wait in their first collective
             pending: list[dict[str, jax.Array]] = []
             while done < steps:
                 batch = global_batch(next(batches), mesh)

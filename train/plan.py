@@ -4,7 +4,6 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from ..config import get_config
@@ -12,8 +11,8 @@ from .chips import CHIPS, Chip, chip_of, topology_mesh
 from .compiled_cost import CompiledCost, OutOfMemory, analyse, compile_uncached, out_of_memory
 from .config import TrainConfig
 from .parts import make_skeleton
-from .sharding import batch_sharding, make_mesh, weight_sharding
-from .step import compile_train_step, initial_state, make_train_step, state_shardings
+from .sharding import make_mesh, weight_sharding
+from .step import batch_shapes, compile_train_step, initial_state, make_train_step, state_shardings
 
 __all__ = ["Plan", "lower_step", "plan_run"]
 
@@ -121,14 +120,11 @@ def lower_step(config: TrainConfig, steps: int, mesh: Mesh) -> jax.stages.Lowere
     def placed(shapes, shardings):
         return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
-    side, rows = skeleton.config.image_size, batch_sharding(mesh)
-    batch = {
-        "image": jax.ShapeDtypeStruct((config.batch_size, side, side, 3), jnp.uint8, sharding=rows),
-        "mask": jax.ShapeDtypeStruct((config.batch_size, side, side), jnp.uint8, sharding=rows),
-    }
+    batch = batch_shapes(skeleton, config, mesh)
     frozen = {
         name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=weight_sharding(mesh, x.shape))
         for name, x in frozen.items()
     }
     step = compile_train_step(make_train_step(skeleton, config, steps, mesh), state, mesh)
-    return step.lower(placed(state, state_shardings(state, mesh)), frozen, batch)
+    with jax.set_mesh(mesh):
+        return step.lower(placed(state, state_shardings(state, mesh)), frozen, batch)

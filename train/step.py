@@ -23,6 +23,7 @@ from .sharding import batch_sharding, replicated, weight_sharding
 
 __all__ = [
     "TrainState",
+    "batch_shapes",
     "compile_train_step",
     "initial_state",
     "make_eval_step",
@@ -154,6 +155,15 @@ def predict(
     return Prediction(losses, prompts, coarse, refined)
 
 
+def batch_shapes(skeleton: Skeleton, config: TrainConfig, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes, types and shardings of the batch that a step takes."""
+    b, s, rows = config.batch_size, skeleton.config.image_size, batch_sharding(mesh)
+    return {
+        "image": jax.ShapeDtypeStruct((b, s, s, 3), jnp.uint8, sharding=rows),
+        "mask": jax.ShapeDtypeStruct((b, s, s), jnp.uint8, sharding=rows),
+    }
+
+
 def make_train_step(
     skeleton: Skeleton, config: TrainConfig, steps: int, mesh: Mesh
 ) -> Callable[[TrainState, Tree, Mapping[str, Array]], tuple[TrainState, dict[str, Array]]]:
@@ -215,7 +225,10 @@ def make_train_step(
 
 
 def compile_train_step(step: Callable, state: TrainState, mesh: Mesh) -> Any:
-    """`jax.jit` of `make_train_step`'s result: state donated, everything laid out for the mesh."""
+    """`jax.jit` of `make_train_step`'s result: state donated, everything laid out for the mesh.
+
+    To be called under `jax.set_mesh(mesh)`, by which the kernels of attention find the devices that they run on.
+    """
     shardings = state_shardings(state, mesh)
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
 

@@ -37,7 +37,8 @@ class Run:
         self.step = compile_train_step(make_train_step(self.skeleton, config, steps, self.mesh), self.state, self.mesh)
 
     def __call__(self, batch):
-        self.state, scalars = self.step(self.state, self.frozen, global_batch(batch, self.mesh))
+        with jax.set_mesh(self.mesh):
+            self.state, scalars = self.step(self.state, self.frozen, global_batch(batch, self.mesh))
         return {name: float(value) for name, value in scalars.items()}
 
 
