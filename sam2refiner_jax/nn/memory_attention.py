@@ -180,9 +180,7 @@ class MemoryAttention(nnx.Module):
 
     def __init__(self, config: SAM2Config, *, num_layers: int = 4, dtype: DTypeLike, rngs: nnx.Rngs):
         self.layers = nnx.List(
-            MemoryAttentionLayer(
-                config.hidden_dim, config.memory_dim, mlp_dim=config.mlp_dim, dtype=dtype, rngs=rngs
-            )
+            MemoryAttentionLayer(config.hidden_dim, config.memory_dim, mlp_dim=config.mlp_dim, dtype=dtype, rngs=rngs)
             for _ in range(num_layers)
         )
         self.norm = layer_norm(config.hidden_dim, epsilon=1e-5, dtype=dtype, rngs=rngs)
