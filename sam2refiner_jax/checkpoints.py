@@ -259,9 +259,14 @@ def _write_weights(directory: Path, document: dict[str, Any], weights: Mapping[s
     import orbax.checkpoint as ocp
 
     (directory / CONFIG_FILE).write_text(json.dumps({"format": FORMAT_VERSION, **document}, indent=2) + "\n")
-    # Weights hardly compress. Orbax copies NumPy arrays before it writes them, but not JAX arrays.
-    with ocp.PyTreeCheckpointer(use_compression=False) as checkpointer:
-        checkpointer.save(directory / WEIGHTS_FOLDER, {path: jnp.asarray(w) for path, w in weights.items()})
+    # The process that writes does so by itself, whatever other processes there are.
+    here = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=here, active_processes={here}, barrier_sync_key_prefix="own")
+    handler = ocp.PyTreeCheckpointHandler(use_compression=False, multiprocessing_options=alone)
+    # Orbax copies NumPy arrays before it writes them, but not JAX arrays; those it takes only from all processes at once.
+    as_array = jnp.asarray if jax.process_count() == 1 else np.asarray
+    with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
+        checkpointer.save(directory / WEIGHTS_FOLDER, {path: as_array(w) for path, w in weights.items()})
 
 
 def load_weights(directory: str | os.PathLike[str]) -> tuple[SAM2Config, Weights]:
