@@ -261,9 +261,11 @@ def _write_weights(directory: Path, document: dict[str, Any], weights: Mapping[s
     (directory / CONFIG_FILE).write_text(json.dumps({"format": FORMAT_VERSION, **document}, indent=2) + "\n")
     # The process that writes does so by itself, whatever other processes there are.
     here = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(primary_host=here, active_processes={here}, barrier_sync_key_prefix="own")
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"process{here}"
+    )
     handler = ocp.PyTreeCheckpointHandler(use_compression=False, multiprocessing_options=alone)
-    # Orbax copies NumPy arrays before it writes them, but not JAX arrays; those it takes only from all processes at once.
+    # Orbax copies NumPy arrays before it writes them, but not JAX arrays; of those it wants every process's part.
     as_array = jnp.asarray if jax.process_count() == 1 else np.asarray
     with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
         checkpointer.save(directory / WEIGHTS_FOLDER, {path: as_array(w) for path, w in weights.items()})

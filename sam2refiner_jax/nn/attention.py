@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from .layers import linear
+from .per_chip import divides_over_mesh
 from .windows import max_pool_2x2, merge_windows, partition_windows
 
 __all__ = ["Attention", "dot_product_attention", "map_attention"]
@@ -154,7 +155,7 @@ def tpu_attention(
     if q.dtype == jnp.bfloat16 and q.shape[1] * k.shape[1] >= LONG_LOGITS:
         from . import attention_tpu  # takes a second, of which other platforms need nothing
 
-        if attention_tpu.divides_over_mesh(q.shape[0]):
+        if divides_over_mesh(q.shape[0]):
             return attention_tpu.long_attention(q, k, v, key_mask)
     return plain_attention(q, k, v, key_mask)
 
@@ -166,7 +167,7 @@ def tpu_map_attention(
     if qkv.dtype == jnp.bfloat16 and window is not None:
         from . import attention_tpu
 
-        if attention_tpu.divides_over_mesh(qkv.shape[0]):
+        if divides_over_mesh(qkv.shape[0]):
             return attention_tpu.map_attention(qkv, num_heads=num_heads, window=window, pool=pool)
     return attend_in_windows(attend, qkv, num_heads=num_heads, window=window, pool=pool)
 

@@ -6,20 +6,19 @@ programs for several chips are to be traced under `jax.set_mesh(mesh)`, with the
 
 import functools
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.experimental.pallas.ops.tpu import flash_attention as flash
-from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
 from .attention import attend_in_windows, plain_attention
+from .per_chip import on_every_chip
 from .windows import merge_windows, partition_windows
 
-__all__ = ["divides_over_mesh", "long_attention", "map_attention"]
+__all__ = ["long_attention", "map_attention"]
 
 LANES = 128
 # Rows of a register of bfloat16, two to a sublane: blocks of the map are cut at multiples of it.
@@ -31,27 +30,6 @@ QUERY_BLOCK, KEY_BLOCK, MAJOR_KEY_BLOCK = 512, 1024, 4096
 MASKED = -1e30
 
 
-def divides_over_mesh(batch: int) -> bool:
-    """Whether every chip of the mesh that the program is traced for gets as many of the batch's elements."""
-    sizes = dict(jax.sharding.get_abstract_mesh().shape)
-    return batch % math.prod(sizes[name] for name in _free_axes()) == 0
-
-
-def _free_axes() -> tuple[str, ...]:
-    """Axes of the ambient mesh that no `jax.shard_map` around here has taken."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return tuple(n for n, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind != AxisType.Manual)
-
-
-def _on_every_chip(function: Callable[..., Array], *arrays: Array) -> Array:
-    """`function` of each chip's part of the arrays' first axis."""
-    axes = _free_axes()
-    if not axes:
-        return function(*arrays)
-    part = PartitionSpec(axes)
-    return jax.shard_map(function, in_specs=part, out_specs=part, axis_names=set(axes), check_vma=False)(*arrays)
-
-
 def long_attention(
     q: Float[Array, "b q h d"],
     k: Float[Array, "b k h d"],
@@ -60,8 +38,8 @@ def long_attention(
 ) -> Float[Array, "b q h d"]:
     """Flash attention (https://arxiv.org/abs/2205.14135), forward and backward, for sequences of any length."""
     if key_mask is None:
-        return _on_every_chip(_flash, q, k, v)
-    return _on_every_chip(_flash, q, k, v, key_mask)
+        return on_every_chip(_flash, q, k, v)
+    return on_every_chip(_flash, q, k, v, key_mask)
 
 
 def _flash(q: Array, k: Array, v: Array, key_mask: Array | None = None) -> Array:
@@ -113,7 +91,7 @@ def map_attention(
     Windows are read from the map, and written to it, where they lie, if whole ones come in blocks of whole registers;
     else they are cut out of the map first.
     """
-    return _on_every_chip(functools.partial(_map_attention, num_heads, window, pool), qkv)
+    return on_every_chip(functools.partial(_map_attention, num_heads, window, pool), qkv)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from ..config import HieraConfig
 from .attention import map_attention
 from .layers import MLP, conv, gelu, layer_norm, linear
+from .per_chip import divides_over_mesh, on_every_chip
 from .resize import resize_bicubic
 from .windows import max_pool_2x2, pad_to_windows
 
@@ -26,13 +27,16 @@ def lay_out(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
 
 
 def _lay_out_on_tpu(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-    _, _, w, c = x.shape
+    b, _, w, c = x.shape
+    if not divides_over_mesh(b):
+        return x
 
     def registers(rows, lanes):
         return -(-rows // 8) * -(-lanes // 128)
 
     order = (0, 1, 2, 3) if registers(w, c) <= registers(c, w) else (0, 1, 3, 2)
-    return with_layout_constraint(x, Layout(major_to_minor=order))
+    # Constraining the map as a whole would have every chip hold all of it.
+    return on_every_chip(lambda part: with_layout_constraint(part, Layout(major_to_minor=order)), x)
 
 
 class MultiScaleAttention(nnx.Module):

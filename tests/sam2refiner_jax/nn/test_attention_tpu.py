@@ -12,6 +12,7 @@ from official import relative_error
 
 from sam2refiner_jax.nn import attention_tpu
 from sam2refiner_jax.nn.attention import attend_in_windows, dot_product_attention, map_attention, plain_attention
+from sam2refiner_jax.nn.per_chip import divides_over_mesh
 
 # Side of the map, heads, their channels, side of a window, whether queries are pooled.
 MAPS = {
@@ -128,8 +129,8 @@ def test_a_batch_that_the_chips_do_not_divide_takes_the_plain_form():
     qkv, arguments = random_map(MAPS["8x8, two windows a block"], jnp.bfloat16)
     attend = functools.partial(map_attention, **arguments)
     with jax.sharding.use_abstract_mesh(AbstractMesh((4,), ("data",))):
-        assert not attention_tpu.divides_over_mesh(2)
-        assert attention_tpu.divides_over_mesh(8)
+        assert not divides_over_mesh(2)
+        assert divides_over_mesh(8)
         assert "tpu_custom_call" not in lowered_for_tpu(attend, qkv)
 
 

@@ -1,0 +1,31 @@
+"""What XLA cannot divide among chips by itself runs on each chip's part of the batch."""
+
+import math
+from collections.abc import Callable
+
+import jax
+from jax.sharding import AxisType, PartitionSpec
+from jaxtyping import Array
+
+__all__ = ["divides_over_mesh", "on_every_chip"]
+
+
+def divides_over_mesh(batch: int) -> bool:
+    """Whether every chip of the mesh that the program is traced for gets as many of the batch's elements."""
+    sizes = dict(jax.sharding.get_abstract_mesh().shape)
+    return batch % math.prod(sizes[name] for name in _free_axes()) == 0
+
+
+def _free_axes() -> tuple[str, ...]:
+    """Axes of the ambient mesh that no `jax.shard_map` around here has taken."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return tuple(n for n, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind != AxisType.Manual)
+
+
+def on_every_chip(function: Callable[..., Array], *arrays: Array) -> Array:
+    """`function` of each chip's part of the arrays' first axis."""
+    axes = _free_axes()
+    if not axes:
+        return function(*arrays)
+    part = PartitionSpec(axes)
+    return jax.shard_map(function, in_specs=part, out_specs=part, axis_names=set(axes), check_vma=False)(*arrays)
