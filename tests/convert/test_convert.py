@@ -219,7 +219,7 @@ def test_an_interrupted_conversion_leaves_nothing(tiny, tmp_path, monkeypatch):
     def fail(*_, **__):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(ocp.PyTreeCheckpointer, "save", fail)
+    monkeypatch.setattr(ocp.Checkpointer, "save", fail)
     with pytest.raises(OSError, match="No space left"):
         convert_checkpoint(tiny, tmp_path / "jax")
     assert list(tmp_path.iterdir()) == []
