@@ -63,7 +63,7 @@ PlanPreset: Any = _by_preset(PlanArguments)
 
 
 def train(arguments: Annotated[TrainPreset, tyro.conf.arg(name="")]) -> None:
-    """Trains a refiner or any part of a model; goes on where a run in the same folder was stopped."""
+    """Train a refiner or any part of a model; go on where a run in the same folder was stopped."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("absl").setLevel(logging.WARNING)
     if arguments.distributed:
@@ -81,7 +81,7 @@ def train(arguments: Annotated[TrainPreset, tyro.conf.arg(name="")]) -> None:
 
 
 def plan(arguments: Annotated[PlanPreset, tyro.conf.arg(name="")]) -> None:
-    """Compiles a run's training step for TPUs that need not be there: memory, arithmetic, traffic, hours."""
+    """Compile a run's training step for TPUs that need not be there: memory, arithmetic, traffic, hours."""
     from .plan import plan_run
 
     count = arguments.topology.removeprefix("cpu:")
