@@ -10,7 +10,6 @@ from jax.sharding import Mesh
 from .config import TrainConfig
 from .data.mixture import open_mixture
 from .data.pipeline import make_batches
-from .logs import draw_panel
 from .parts import Skeleton
 from .sharding import global_batch, replicated
 from .step import TrainState, make_eval_step
@@ -19,11 +18,7 @@ __all__ = ["Evaluation"]
 
 
 class Evaluation:
-    """Evaluation on the same `eval_images` images every time.
-
-    Attributes:
-      picture: some of the last evaluation's masks, for people.
-    """
+    """Evaluation on the same `eval_images` images every time."""
 
     def __init__(self, config: TrainConfig, skeleton: Skeleton, mesh: Mesh):
         self.config, self.mesh = config, mesh
@@ -46,9 +41,8 @@ class Evaluation:
         for _ in range(-(-count // self.config.batch_size)):
             yield global_batch(next(batches), self.mesh)
 
-    def scores(self, state: TrainState, frozen: Any) -> dict[str, float]:
-        """Mean IoU of coarse and refined masks."""
+    def scores(self, state: TrainState, frozen: Any) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        """Mean IoU of coarse and refined masks, and what `draw_panel` shows of some of them."""
         outputs = [jax.device_get(self.step(state.best_params, frozen, batch)) for batch in self._batches()]
-        self.picture = draw_panel(outputs[0])
         names = [name for name in outputs[0] if name.endswith("_iou")]
-        return {f"eval/{name}": float(np.mean([out[name] for out in outputs])) for name in names}
+        return {f"eval/{name}": float(np.mean([out[name] for out in outputs])) for name in names}, outputs[0]

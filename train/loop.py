@@ -18,12 +18,20 @@ from .data.mixture import open_mixture
 from .data.pipeline import make_batches
 from .distributed import wait_for_others
 from .evaluation import Evaluation
-from .logs import RunLog
+from .logs import RunLog, draw_panel
 from .parts import Skeleton, make_skeleton, starting_model, take_apart
 from .preemption import Preemption
 from .sharding import global_batch, make_mesh, replicated, weight_sharding
 from .snapshots import Snapshots
-from .step import TrainState, batch_shapes, compile_train_step, initial_state, make_train_step, state_shardings
+from .step import (
+    TrainState,
+    batch_shapes,
+    check_batch,
+    compile_train_step,
+    initial_state,
+    make_train_step,
+    state_shardings,
+)
 
 __all__ = ["Preempted", "TrainingError", "train"]
 
@@ -69,7 +77,7 @@ def train(config: TrainConfig, workdir: Path, *, progress: bool = True) -> Path:
     """
     # -- the run's folder ---------------------------------------------------------------------------------------------
     mesh = make_mesh(config.model_parallel)
-    _check_batch(config, mesh)
+    check_batch(config, mesh, "devices")
     workdir.mkdir(parents=True, exist_ok=True)
     _claim(workdir, config)
     result = workdir / ("refiner" if set(config.trainable) == {"refiner"} else "model")
@@ -118,10 +126,14 @@ def train(config: TrainConfig, workdir: Path, *, progress: bool = True) -> Path:
                     values = {name: float(value) for name, value in jax.device_get(scalars).items()}
                     run_log.scalars(done, values | {"images_per_second": meter.rate(done)})
                     bar.set_postfix(loss=f"{values['loss']:.4f}")
-                if evaluation and (done % config.eval_every == 0 or done == steps):
-                    run_log.scalars(done, evaluation.scores(state, frozen))
-                if evaluation and (done % config.panel_every == 0 or done == steps):
-                    run_log.panel(done, evaluation.picture)
+                scored = done % config.eval_every == 0 or done == steps
+                shown = done % config.panel_every == 0 or done == steps
+                if evaluation and (scored or shown):
+                    scores, rows = evaluation.scores(state, frozen)
+                    if scored:
+                        run_log.scalars(done, scores)
+                    if shown:
+                        run_log.panel(done, draw_panel(rows))
                 stopping = preemption.requested(done)
                 if done % config.checkpoint_every == 0 or done == steps or stopping:
                     _check_finite(state, snapshots)
@@ -150,15 +162,6 @@ def place(model: Any, skeleton: Skeleton, config: TrainConfig, steps: int, mesh:
 
     shardings = state_shardings(jax.eval_shape(initial, params), mesh)
     return jax.jit(initial, out_shardings=shardings)(params), frozen
-
-
-def _check_batch(config: TrainConfig, mesh: Mesh) -> None:
-    parts = mesh.size * config.accumulate
-    if config.batch_size % parts:
-        raise ValueError(
-            f"batch_size must be a multiple of devices x accumulate = {mesh.size} x {config.accumulate}, "
-            f"got {config.batch_size}"
-        )
 
 
 def _claim(workdir: Path, config: TrainConfig) -> None:

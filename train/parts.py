@@ -35,12 +35,14 @@ class Skeleton:
       variables: an abstract variable for each weight's dotted path, in the structure's order.
       trainable: the paths of the weights that learn.
       config: the model's configuration.
+      compute_dtype: the computation type, in which the frozen weights are stored.
     """
 
     graph: Any
     variables: tuple[tuple[str, tuple[Any, ...], Any], ...]
     trainable: frozenset[str]
     config: SAM2Config
+    compute_dtype: str
 
     def assemble(self, params: Weights, frozen: Weights) -> SAM2:
         """The model with these weights."""
@@ -64,11 +66,9 @@ class Skeleton:
             (params if learns else frozen)[name] = jax.ShapeDtypeStruct(variable.shape, dtype)
         return params, frozen
 
-    compute_dtype: str = "float32"
-
 
 def starting_model(config: ModelConfig, seed: int) -> SAM2:
-    """The model that training starts from, in float32 and of the configured input size.
+    """The model that training starts from, in float32; `make_skeleton` gives a checkpoint's the configured input size.
 
     Raises:
       CheckpointError: if the checkpoint cannot be used.

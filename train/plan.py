@@ -12,7 +12,7 @@ from .compiled_cost import CompiledCost, OutOfMemory, analyse, compile_uncached,
 from .config import TrainConfig
 from .parts import make_skeleton
 from .sharding import make_mesh, weight_sharding
-from .step import batch_shapes, compile_train_step, initial_state, make_train_step, state_shardings
+from .step import batch_shapes, check_batch, compile_train_step, initial_state, make_train_step, state_shardings
 
 __all__ = ["Plan", "lower_step", "plan_run"]
 
@@ -87,11 +87,7 @@ def plan_run(config: TrainConfig, topology: str, *, chip: str = "v5e") -> Plan:
         mesh, kind = make_mesh(config.model_parallel, _local_devices(topology)), CHIPS[chip]
     else:
         mesh, kind = topology_mesh(topology, {"data": -1, "model": config.model_parallel}), chip_of(topology)
-    if config.batch_size % (mesh.size * config.accumulate):
-        raise ValueError(
-            f"batch_size must be a multiple of chips x accumulate = {mesh.size} x {config.accumulate}, "
-            f"got {config.batch_size}"
-        )
+    check_batch(config, mesh, "chips")
     steps = config.total_steps()
     cost, shortage = None, None
     try:

@@ -24,6 +24,7 @@ from .sharding import batch_sharding, replicated, weight_sharding
 __all__ = [
     "TrainState",
     "batch_shapes",
+    "check_batch",
     "compile_train_step",
     "initial_state",
     "make_eval_step",
@@ -153,6 +154,15 @@ def predict(
         losses |= refined_losses(result, truth, loss)
         refined = result.masks
     return Prediction(losses, prompts, coarse, refined)
+
+
+def check_batch(config: TrainConfig, mesh: Mesh, devices: str) -> None:
+    """Raises a ValueError, which calls the mesh's devices `devices`, unless they divide every part of a batch."""
+    if config.batch_size % (mesh.size * config.accumulate):
+        raise ValueError(
+            f"batch_size must be a multiple of {devices} x accumulate = {mesh.size} x {config.accumulate}, "
+            f"got {config.batch_size}"
+        )
 
 
 def batch_shapes(skeleton: Skeleton, config: TrainConfig, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
