@@ -4,7 +4,7 @@ import dataclasses
 import importlib.metadata
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ from jax.typing import DTypeLike
 
 from .atomic import new_directory
 from .config import SAM2Config, get_config
+from .nn.initializers import NoKeys
 from .refiners.base import Refiner, build_refiner, read_refiner_config
 from .sam2 import SAM2
 
 __all__ = [
+    "BUNDLED",
     "CheckpointError",
     "Weights",
     "build_model",
@@ -46,6 +48,8 @@ WEIGHTS_FOLDER = "weights"
 REFINER_FOLDER = "refiner"
 FORMAT_VERSION = 1
 COMPUTE_DTYPES = (jnp.float32, jnp.bfloat16)
+# Checkpoints that come with the package, by the names that `load_model` knows them by.
+BUNDLED = {"nano": Path(__file__).parent / "bundled" / "nano"}
 
 
 class CheckpointError(ValueError):
@@ -90,8 +94,9 @@ def load_model(
     """A model with the weights of a checkpoint.
 
     Args:
-      source: a directory written by `save_model` or `sam2refiner convert`, or, with the `convert` extra installed, an
-        official .pt, a .safetensors of the same tensors, or a Hugging Face id such as "facebook/sam2.1-hiera-large".
+      source: "nano", the small model that comes with the package; a directory written by `save_model` or
+        `sam2refiner convert`; or, with the `convert` extra installed, an official .pt, a .safetensors of the same
+        tensors, or a Hugging Face id such as "facebook/sam2.1-hiera-large".
       refiner: a directory written by `save_refiner`. Unless given, the refiner that `source` was saved with, if any.
       dtype: computation type, float32 or bfloat16. In bfloat16 the weights of matrix products and convolutions are
         stored so too.
@@ -102,6 +107,7 @@ def load_model(
       ValueError: on an unknown dtype.
     """
     dtype = _compute_dtype(dtype)
+    source = BUNDLED.get(os.fspath(source), source)
     if (Path(source) / CONFIG_FILE).is_file():
         config, weights = load_weights(source)
         if refiner is None and (Path(source) / REFINER_FOLDER).is_dir():
@@ -152,7 +158,7 @@ def load_refiner(directory: str | os.PathLike[str], base: SAM2Config, *, dtype: 
         differences = [f"{k} {made_for.get(k)}, the model has {v}" for k, v in sizes.items() if made_for.get(k) != v]
         raise CheckpointError(f"{directory} holds a refiner for other models: it needs {'; '.join(differences)}")
     dtype = _compute_dtype(dtype)
-    refiner = nnx.eval_shape(lambda: build_refiner(config, base, dtype=dtype, rngs=_SameKey()))
+    refiner = nnx.eval_shape(lambda: build_refiner(config, base, dtype=dtype, rngs=NoKeys()))
     _set_variables(refiner, weights, dtype)
     return refiner
 
@@ -170,7 +176,7 @@ def read_refiner(directory: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]
         made_for = {k: tuple(v) if isinstance(v, list) else v for k, v in entry["base"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{Path(directory) / CONFIG_FILE} does not describe a refiner: {error}") from error
-    return config, made_for, _restore(Path(directory), None)
+    return config, made_for, _restore(Path(directory))
 
 
 def is_refiner(directory: str | os.PathLike[str]) -> bool:
@@ -220,11 +226,17 @@ def model_from_weights(config: SAM2Config, weights: Mapping[str, Any], *, dtype:
 def _set_variables(module: nnx.Module, weights: Mapping[str, Any], dtype: DTypeLike) -> None:
     variables = _flat_variables(module)
     check_shapes({p: tuple(v.shape) for p, v in variables.items()}, {p: np.shape(w) for p, w in weights.items()})
-    for path, variable in variables.items():
+
+    def on_host(path):
         weight, stored = weights[path], storage_dtype(path, dtype)
-        if not isinstance(weight, jax.Array) or weight.dtype != stored:
-            weight = np.asarray(weight).astype(stored, copy=False)  # JAX would compile a conversion for every shape
-        variable.set_value(jnp.asarray(weight))
+        if isinstance(weight, jax.Array) and weight.dtype == stored:
+            return weight
+        return np.asarray(weight).astype(stored, copy=False)
+
+    # All at once, and not by `jnp.asarray`, which compiles a program for every shape.
+    arrays = jax.device_put([on_host(path) for path in variables])
+    for variable, array in zip(variables.values(), arrays, strict=True):
+        variable.set_value(array)
 
 
 def storage_dtype(path: str, dtype: DTypeLike) -> np.dtype:
@@ -283,7 +295,7 @@ def load_weights(directory: str | os.PathLike[str]) -> tuple[SAM2Config, Weights
         config = SAM2Config.from_dict(document["model"])
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{directory / CONFIG_FILE} is not a model configuration: {error}") from error
-    return config, _restore(directory, weight_shapes(config))
+    return config, _restore(directory)
 
 
 def _read_document(directory: Path, what: str) -> dict[str, Any]:
@@ -296,15 +308,14 @@ def _read_document(directory: Path, what: str) -> dict[str, Any]:
         raise CheckpointError(f"{directory / CONFIG_FILE} is not a {what} configuration: {error}") from error
 
 
-def _restore(directory: Path, names: Iterable[str] | None) -> Weights:
-    """The weights in a checkpoint directory; all there are unless `names` are given."""
+def _restore(directory: Path) -> Weights:
+    """The weights in a checkpoint directory."""
     import orbax.checkpoint as ocp
 
     folder = directory.absolute() / WEIGHTS_FOLDER
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
-            if names is None:
-                names = list(checkpointer.metadata(folder).item_metadata.tree)
+            names = list(checkpointer.metadata(folder).item_metadata.tree)
             # On the host: JAX arrays that Orbax makes are bound to a device, and what is computed with them compiles
             # again when arrays that are not come in.
             args = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
@@ -320,15 +331,8 @@ def _compute_dtype(dtype: DTypeLike) -> np.dtype:
     return jnp.dtype(dtype)
 
 
-class _SameKey(nnx.Rngs):
-    """Gives the same key every time: shapes do not depend on it, and counting under a trace takes quadratic time."""
-
-    def params(self) -> jax.Array:
-        return jax.random.key(0)
-
-
 def _abstract_model(config: SAM2Config, dtype: DTypeLike) -> SAM2:
-    return nnx.eval_shape(lambda: SAM2(config, dtype=dtype, rngs=_SameKey()))
+    return nnx.eval_shape(lambda: SAM2(config, dtype=dtype, rngs=NoKeys()))
 
 
 def _flat_variables(model: nnx.Module) -> dict[str, nnx.Variable]:

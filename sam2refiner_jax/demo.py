@@ -1,47 +1,71 @@
 """The command `sam2refiner demo`: the main job on a real photo, from nothing to a picture."""
 
 import importlib.util
-import sys
 from pathlib import Path
+from typing import Any
 
-from .checkpoints import CheckpointError, build_model, load_model
+import cv2
+import numpy as np
+from PIL import Image
+
+from .atomic import new_file
+from .checkpoints import load_model
 from .image_predictor import SAM2ImagePredictor
-from .sam2 import SAM2
-from .segment import DEFAULT_CHECKPOINT, PhotoPrompts, segment_photo
+from .overlay import draw_overlay
+from .preprocess import read_photo
 
 __all__ = ["demo"]
 
-# A photo that scikit-image ships, of the cat Chelsea, released to the public domain (CC0) by its photographer.
-PHOTO = "data/chelsea.png"
-PROMPTS = PhotoPrompts(points=((230.0, 150.0, 1),), boxes=((5.0, 2.0, 445.0, 298.0),))
+# A photo that scikit-image ships; its photographer, Rachel Michetti, released it to the public domain (CC0).
+PHOTO = "data/coffee.png"
+# The same object twice: from clicks, on it (1) and off it (0), and from a box.
+PROMPTS: dict[str, dict[str, Any]] = {
+    "clicks": {"point_coords": [[270.0, 190.0], [330.0, 330.0], [60.0, 60.0]], "point_labels": [1, 1, 0]},
+    "box": {"box": [110.0, 45.0, 530.0, 360.0]},
+}
+BAR, GAP = 28, 6
 
 
-def demo(checkpoint: str | None = None, output: Path = Path("out/demo")) -> None:
-    """Segment a photo of a cat from a click and a box, and say where the picture is.
+def demo(checkpoint: str = "nano", refiner: Path | None = None, output: Path = Path("out/demo")) -> None:
+    """Segment a photo from clicks and from a box, coarse and refined side by side, with the model in the package.
 
     Args:
-      checkpoint: A checkpoint directory, an official .pt or .safetensors, or a Hugging Face id. Without it, the demo
-        downloads the smallest official model; without a network, it runs with random weights and says so.
-      output: The folder for the results.
+      checkpoint: "nano", a checkpoint directory, an official .pt or .safetensors, or a Hugging Face id.
+      refiner: A refiner's checkpoint directory, where the checkpoint has none.
+      output: The folder for the picture and the masks.
     """
     skimage = importlib.util.find_spec("skimage")
     if skimage is None or skimage.origin is None:
         raise ValueError("the demo's photo comes with scikit-image: pip install 'sam2refiner_jax[demo]'")
-    photo = Path(skimage.origin).parent / PHOTO
+    photo = read_photo(Path(skimage.origin).parent / PHOTO)
+    predictor = SAM2ImagePredictor(load_model(checkpoint, refiner=refiner))
     output.mkdir(parents=True, exist_ok=True)
-    model, is_trained = _model(checkpoint)
-    overlay = segment_photo(SAM2ImagePredictor(model), photo, PROMPTS, output)
-    if not is_trained:
-        print("THE WEIGHTS ARE RANDOM: the mask in this picture means nothing; only the program was shown to run.")
-    print(f"picture: {overlay}")
+    predictor.set_image(photo)
+    modes = {"coarse": False} | ({"refined": True} if predictor.model.refiner is not None else {})
+    rows = []
+    for name, prompts in PROMPTS.items():
+        row = []
+        for mode, refine in modes.items():
+            masks, ious, _ = predictor.predict(**prompts, multimask_output=False, refine=refine)
+            mask = masks[0] > 0
+            _save(output / f"{name}_{mode}.png", mask.astype(np.uint8) * 255)
+            row.append(_panel(photo, mask, prompts, f"{mode}, from {name}: predicted IoU {ious[0]:.2f}"))
+        rows.append(np.hstack(row))
+    _save(output / "demo.png", np.vstack(rows)[:-GAP, :-GAP])
+    print(f"picture: {output / 'demo.png'}")
 
 
-def _model(checkpoint: str | None) -> tuple[SAM2, bool]:
-    """The model, and whether its weights are trained ones."""
-    if checkpoint:
-        return load_model(checkpoint), True
-    try:
-        return load_model(DEFAULT_CHECKPOINT), True
-    except CheckpointError as error:
-        print(f"no trained model: {error}", file=sys.stderr)
-        return build_model("sam2.1_hiera_t"), False
+def _panel(photo: np.ndarray, mask: np.ndarray, prompts: dict[str, Any], title: str) -> np.ndarray:
+    """The photo with mask and prompts under a title, with a gap to its right and below."""
+    boxes = np.array([prompts["box"]]) if "box" in prompts else None
+    points = np.array(prompts["point_coords"]) if "point_coords" in prompts else None
+    labels = np.array(prompts["point_labels"]) if "point_labels" in prompts else None
+    picture = draw_overlay(photo, mask[None], points=points, labels=labels, boxes=boxes)
+    picture = np.pad(picture, ((BAR, GAP), (0, GAP), (0, 0)), constant_values=255)
+    cv2.putText(picture, title, (8, BAR - 9), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (30, 30, 30), 1, cv2.LINE_AA)
+    return picture
+
+
+def _save(path: Path, picture: np.ndarray) -> None:
+    with new_file(path, overwrite=True) as partial:
+        Image.fromarray(picture).save(partial)

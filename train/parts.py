@@ -9,6 +9,7 @@ from flax import nnx
 
 from ..checkpoints import Weights, build_model, load_model, storage_dtype
 from ..config import SAM2Config
+from ..nn.initializers import NoKeys
 from ..refiners.base import build_refiner
 from ..sam2 import SAM2
 from .config import ModelConfig, TrainConfig
@@ -97,7 +98,7 @@ def make_skeleton(config: TrainConfig, base: SAM2Config, refiner: Any) -> Skelet
     dtype = jnp.dtype(config.model.dtype)
 
     def build():
-        rngs = nnx.Rngs(0)
+        rngs = NoKeys()
         made = None if refiner is None else build_refiner(refiner, base, dtype=dtype, rngs=rngs)
         return SAM2(base, dtype=dtype, refiner=made, rngs=rngs)
 

@@ -1,7 +1,8 @@
 """Random initialisers that draw on the host.
 
 `jax.random` compiles a program for every shape there is, and a whole model has so many that making it takes half a
-minute. NumPy draws the same distributions in a second. Under a trace, as in `nnx.eval_shape`, JAX draws as ever.
+minute. NumPy draws the same distributions in a second. Under a trace JAX draws as ever, and without a key (`NoKeys`)
+nothing is drawn: for models of which only shapes are wanted.
 """
 
 import math
@@ -10,14 +11,22 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.typing import DTypeLike
 
-__all__ = ["lecun_normal", "normal", "truncated_normal"]
+__all__ = ["NoKeys", "lecun_normal", "normal", "truncated_normal"]
 
 # As Flax and JAX call them: (key, shape, dtype).
 Initializer = Callable[..., jax.Array]
 # The standard deviation of a standard normal that is cut off at -2 and 2.
 CUT_OFF_DEVIATION = 0.87962566103423978
+
+
+class NoKeys(nnx.Rngs):
+    """For models of which only shapes are wanted, under `nnx.eval_shape`: tracing random draws takes seconds."""
+
+    def params(self) -> None:
+        return None
 
 
 def normal(stddev: float) -> Initializer:
@@ -46,11 +55,13 @@ def _drawn_on_host(
 ) -> Initializer:
     """An initialiser that draws `scale(shape) * draw(...)`; the key seeds it."""
 
-    def initialize(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
+    def initialize(key: jax.Array | None, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
+        if key is None:
+            return jnp.zeros(shape, dtype)
         if isinstance(key, jax.core.Tracer):
             return traced(key, shape, dtype)
         generator = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-        return jnp.asarray(np.float32(scale(shape)) * draw(generator, shape), dtype)
+        return jax.device_put((np.float32(scale(shape)) * draw(generator, shape)).astype(dtype))
 
     return initialize
 

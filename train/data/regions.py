@@ -38,12 +38,22 @@ class RegionSource:
       split: the subfolder to take; all by default.
       min_area: the smallest region taken, as a share of the image.
       max_area: the largest.
+      every: take the first of every so many regions.
 
     Raises:
-      ValueError: if the folder is not laid out like this, or the shares are not in order.
+      ValueError: if the folder is not laid out like this, the shares are not in order, or `every` is not positive.
     """
 
-    def __init__(self, location: str, split: str | None = None, min_area: float = 0.005, max_area: float = 0.6):
+    def __init__(
+        self,
+        location: str,
+        split: str | None = None,
+        min_area: float = 0.005,
+        max_area: float = 0.6,
+        every: int = 1,
+    ):
+        if every < 1:
+            raise ValueError(f"every must be at least 1, got {every}")
         if not 0 <= min_area < max_area <= 1:
             raise ValueError(f"min_area and max_area must be shares in order, got {min_area} and {max_area}")
         folder = require_folder(location)
@@ -61,7 +71,7 @@ class RegionSource:
                     problems.append(found)
                 else:
                     regions.extend(found)
-        self.regions = tuple(regions)
+        self.regions = tuple(regions[::every])
         self.problems = tuple(problems)
 
     def _regions_of(self, files: tuple[Path, Path]) -> list[Region] | str:

@@ -80,6 +80,7 @@ def test_no_images(tmp_path):
         ("davis:DIR?every", "every must be an integer, got ''"),
         ("davis:DIR?every=0", "every must be at least 1, got 0"),
         ("regions:DIR?min_area=0.7", "must be shares in order, got 0.7 and 0.6"),
+        ("regions:DIR?every=0", "every must be at least 1, got 0"),
         ("hqsam-val:DIR", "the option set must be given"),
         ("hqsam-val:DIR?set=coco", "a set must be one of dis, coift, hrsod, thin, got 'coco'"),
     ],
@@ -147,6 +148,10 @@ def test_regions(tmp_path, write_pair):
     np.testing.assert_array_equal(source[5]["mask"], np.where(numbers == 300, 255, 0))
     np.testing.assert_array_equal(source[5]["image"], np.asarray(Image.open(image)))
     assert len(open_source(f"regions:{tmp_path}?split=train&min_area=0.0001&max_area=0.2")) == 4
+    every_other = open_source(f"regions:{tmp_path}?every=2")
+    assert [every_other.name_of(i) for i in range(len(every_other))] == [
+        source.name_of(i) for i in range(0, len(source), 2)
+    ]
 
     (tmp_path / "regions" / "train" / "12_1.png").write_bytes(b"")
     with pytest.raises(ValueError, match=r"12_1.png is not a readable picture: empty file"):
