@@ -194,6 +194,7 @@ def _training_batches(config: TrainConfig, image_size: int) -> tuple[Any, int]:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         augment=augment,
+        objects=config.data.objects,
         workers=config.data.workers,
     )
     return batches, sum(len(source) for source, _ in sources)

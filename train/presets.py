@@ -63,9 +63,9 @@ NANO_BASE = register_preset(
     TrainConfig(
         model=ModelConfig("sam2_nano", refiner=None, image_size=128, dtype="float32"),
         data=DataConfig(sources=("procedural:?size=160",), jitter=(0.8, 1.6), workers=1),
-        prompts=PromptConfig(box=2.0, points=2.0, mask=0.0, box_and_points=1.0, max_points=4, corrections=1),
+        prompts=PromptConfig(box=3.0, points=1.5, mask=0.0, box_and_points=1.0, max_points=4, corrections=1),
         loss=BASE_LOSS,
-        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=1000, weight_decay=0.05, ema=0.9995),
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=500, weight_decay=0.05, ema=0.9995),
         trainable=("encoder", "decoder", "prompt_encoder"),
         batch_size=16,
         epochs=None,

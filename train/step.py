@@ -101,14 +101,20 @@ def normalise(images: UInt8[Array, "b s s 3"]) -> Float[Array, "b s s 3"]:
     return (images.astype(jnp.float32) / 255 - MEAN) / STD
 
 
+def objects_of(batch: Mapping[str, Array]) -> Float[Array, "n s s"]:
+    """The coverage of the objects of a batch, those of an image one after the other."""
+    masks = batch["mask"].astype(jnp.float32) / 255
+    return masks if masks.ndim == 3 else jnp.moveaxis(masks, -1, 1).reshape(-1, *masks.shape[1:3])
+
+
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What the model makes of a batch: the loss's parts, and masks to look at."""
+    """What the model makes of objects in a batch: the loss's parts, and masks to look at."""
 
     losses: dict[str, Float[Array, ""]]
     prompts: Prompts
-    coarse: Float[Array, "b m m"]
-    refined: Float[Array, "b s s"] | None
+    coarse: Float[Array, "n m m"]
+    refined: Float[Array, "n s s"] | None
 
 
 def predict(
@@ -116,11 +122,14 @@ def predict(
     skeleton: Skeleton,
     config: TrainConfig,
     images: UInt8[Array, "b s s 3"],
-    truth: Float[Array, "b s s"],
+    truth: Float[Array, "n s s"],
     prompts: Prompts,
-    keys: Key[Array, " b"],
+    keys: Key[Array, " n"],
 ) -> Prediction:
-    """Masks and losses. Where the encoder is frozen, its features are constants: nothing of it is differentiated."""
+    """Masks and losses of n / b objects in each image, those of an image one after the other.
+
+    Where the encoder is frozen, its features are constants: nothing of it is differentiated.
+    """
     normalised = normalise(images)
     if model.refiner is None:
         features, views = model.encode_image(normalised), None
@@ -131,6 +140,10 @@ def predict(
     if model.refiner is not None:
         features = model.prepare(normalised, features, views)
     embedding = model.augment(model.image_embedding(features), features)
+    if len(truth) > len(images):
+        embedding, features = jax.tree.map(
+            lambda x: jnp.repeat(x, len(truth) // len(images), axis=0), (embedding, features)
+        )
     loss = config.loss
     losses: dict[str, Float[Array, ""]] = {}
 
@@ -168,9 +181,10 @@ def check_batch(config: TrainConfig, mesh: Mesh, devices: str) -> None:
 def batch_shapes(skeleton: Skeleton, config: TrainConfig, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes, types and shardings of the batch that a step takes."""
     b, s, rows = config.batch_size, skeleton.config.image_size, batch_sharding(mesh)
+    objects = () if config.data.objects == 1 else (config.data.objects,)
     return {
         "image": jax.ShapeDtypeStruct((b, s, s, 3), jnp.uint8, sharding=rows),
-        "mask": jax.ShapeDtypeStruct((b, s, s), jnp.uint8, sharding=rows),
+        "mask": jax.ShapeDtypeStruct((b, s, s, *objects), jnp.uint8, sharding=rows),
     }
 
 
@@ -179,8 +193,9 @@ def make_train_step(
 ) -> Callable[[TrainState, Tree, Mapping[str, Array]], tuple[TrainState, dict[str, Array]]]:
     """The step, not compiled yet: (state, frozen weights, batch) -> (next state, scalars for the log).
 
-    The batch's images are uint8 (b, s, s, 3), its masks uint8 coverage (b, s, s). All that is random comes from the
-    seed and the number of the step. `jax.jit` it with the state donated (`compile_train_step`).
+    The batch's images are uint8 (b, s, s, 3), its masks uint8 coverage (b, s, s), or (b, s, s, n) of n objects in each
+    image. All that is random comes from the seed and the number of the step. `jax.jit` it with the state donated
+    (`compile_train_step`).
     """
     optimizer, schedule = make_optimizer(config.optimizer, steps)
 
@@ -194,8 +209,10 @@ def make_train_step(
         return {"loss": loss, **parts}, gradients
 
     def accumulated(params, frozen, batch):
-        def cut(x):  # Part i has the rows i, i + parts, ... so that each is spread over all devices.
-            return x.reshape(-1, config.accumulate, *x.shape[1:]).swapaxes(0, 1)
+        def cut(x):  # Part i has images i, i + parts, ... with all their objects, so that each is on all devices.
+            objects = len(x) // config.batch_size
+            parts = x.reshape(-1, config.accumulate, objects, *x.shape[1:]).swapaxes(0, 1)
+            return parts.reshape(config.accumulate, -1, *x.shape[1:])
 
         leaves, tree = jax.tree.flatten(batch)
 
@@ -211,7 +228,7 @@ def make_train_step(
         return jax.lax.scan(add, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), parts)[0]
 
     def step(state: TrainState, frozen: Tree, batch: Mapping[str, Array]) -> tuple[TrainState, dict[str, Array]]:
-        truth = batch["mask"].astype(jnp.float32) / 255
+        truth = objects_of(batch)
         keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), state.step), len(truth))
         prompts = sample_prompts(keys, truth, config.prompts, mask_size=skeleton.config.mask_size)
         gradients_by = gradients_of if config.accumulate == 1 else accumulated
@@ -254,7 +271,7 @@ def make_eval_step(skeleton: Skeleton, config: TrainConfig, shown: int = 4) -> C
     exact = dataclasses.replace(config, prompts=boxes)
 
     def evaluate(params: Tree, frozen: Tree, batch: Mapping[str, Array]) -> dict[str, Array]:
-        truth = batch["mask"].astype(jnp.float32) / 255
+        truth = objects_of(batch)
         keys = jax.random.split(jax.random.key(0), len(truth))
         prompts = sample_prompts(keys, truth, boxes, mask_size=skeleton.config.mask_size)
         prediction = predict(skeleton.assemble(params, frozen), skeleton, exact, batch["image"], truth, prompts, keys)

@@ -14,12 +14,10 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-__all__ = ["NoKeys", "lecun_normal", "normal", "truncated_normal"]
+__all__ = ["NoKeys", "fan_in_uniform", "normal", "truncated_normal"]
 
 # As Flax and JAX call them: (key, shape, dtype).
 Initializer = Callable[..., jax.Array]
-# The standard deviation of a standard normal that is cut off at -2 and 2.
-CUT_OFF_DEVIATION = 0.87962566103423978
 
 
 class NoKeys(nnx.Rngs):
@@ -39,13 +37,13 @@ def truncated_normal(stddev: float) -> Initializer:
     return _drawn_on_host(_standard_cut_off, lambda shape: stddev, jax.nn.initializers.truncated_normal(stddev))
 
 
-def lecun_normal() -> Initializer:
-    """For kernels whose last two axes are inputs and outputs: keeps the variance of what goes through."""
+def fan_in_uniform() -> Initializer:
+    """For kernels whose last two axes are inputs and outputs: uniform within 1 / sqrt(fan-in), as PyTorch's are.
 
-    def scale(shape):
-        return 1 / (CUT_OFF_DEVIATION * math.sqrt(math.prod(shape[:-1])))
-
-    return _drawn_on_host(_standard_cut_off, scale, jax.nn.initializers.lecun_normal())
+    A third of the variance that keeps what goes through alike, so that fresh residual branches add little.
+    """
+    traced = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+    return _drawn_on_host(_within_one, lambda shape: 1 / math.sqrt(math.prod(shape[:-1])), traced)
 
 
 def _drawn_on_host(
@@ -68,6 +66,10 @@ def _drawn_on_host(
 
 def _standard_normal(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     return generator.standard_normal(shape, np.float32)
+
+
+def _within_one(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    return 2 * generator.random(shape, np.float32) - 1
 
 
 def _standard_cut_off(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:

@@ -11,7 +11,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from .initializers import lecun_normal, normal
+from .initializers import fan_in_uniform, normal
 
 __all__ = ["Buffer", "MLP", "UpConv2x2", "conv", "embedding", "gelu", "layer_norm", "linear"]
 
@@ -44,7 +44,7 @@ def linear(in_features: int, out_features: int, *, dtype: DTypeLike, rngs: nnx.R
     return nnx.Linear(
         in_features,
         out_features,
-        kernel_init=lecun_normal(),
+        kernel_init=fan_in_uniform(),
         dtype=dtype,
         dot_general=last_axis_product,
         rngs=rngs,
@@ -70,8 +70,8 @@ def last_axis_product(
 
 
 def embedding(count: int, dim: int, *, rngs: nnx.Rngs) -> nnx.Embed:
-    """Learned vectors of about unit length."""
-    return nnx.Embed(count, dim, embedding_init=normal(dim**-0.5), rngs=rngs)
+    """Learned vectors, at first as long as positional encodings and normalised features are, as officially."""
+    return nnx.Embed(count, dim, embedding_init=normal(1.0), rngs=rngs)
 
 
 def conv(
@@ -97,7 +97,7 @@ def conv(
         padding=[(vertical, vertical), (horizontal, horizontal)],
         feature_group_count=groups,
         use_bias=use_bias,
-        kernel_init=lecun_normal(),
+        kernel_init=fan_in_uniform(),
         dtype=dtype,
         rngs=rngs,
     )
@@ -111,7 +111,9 @@ class UpConv2x2(nnx.Module):
 
     def __init__(self, in_features: int, out_features: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.dtype = dtype
-        self.kernel = nnx.Param(lecun_normal()(rngs.params(), (2, 2, in_features, out_features), jnp.float32))
+        # PyTorch takes the outputs of transposed convolutions for their inputs here.
+        drawn = fan_in_uniform()(rngs.params(), (2, 2, out_features, in_features), jnp.float32)
+        self.kernel = nnx.Param(drawn.swapaxes(-1, -2))
         self.bias = nnx.Param(jnp.zeros(out_features))
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c2"]:

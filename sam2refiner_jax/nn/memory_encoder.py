@@ -8,7 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ..config import SAM2Config
-from .initializers import lecun_normal
+from .initializers import fan_in_uniform
 from .layers import conv, gelu, layer_norm, linear
 
 __all__ = ["MemoryEncoder"]
@@ -41,7 +41,7 @@ class DepthwiseConv(nnx.Module):
 
     def __init__(self, dim: int, kernel_size: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.dtype = dtype
-        self.kernel = nnx.Param(lecun_normal()(rngs.params(), (kernel_size, kernel_size, 1, dim), jnp.float32))
+        self.kernel = nnx.Param(fan_in_uniform()(rngs.params(), (kernel_size, kernel_size, 1, dim), jnp.float32))
         self.bias = nnx.Param(jnp.zeros(dim))
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:

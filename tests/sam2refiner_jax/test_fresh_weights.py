@@ -19,7 +19,7 @@ def model():
 
 
 def test_every_layer_has_the_variance_of_its_kind(model):
-    """LeCun's for kernels, unit length for embeddings; biases and the trunk's positions zero, scales of norms one."""
+    """PyTorch's for kernels and embeddings; biases and the trunk's positions zero, scales of norms one."""
     checked = set()
     for path, weight in flat(model).items():
         name = path.rpartition(".")[2]
@@ -30,9 +30,12 @@ def test_every_layer_has_the_variance_of_its_kind(model):
             np.testing.assert_array_equal(weight, np.full_like(weight, constant), err_msg=path)
             continue
         if name == "kernel":
-            expected = np.prod(weight.shape[:-1]) ** -0.5
+            fan_in = np.prod(weight.shape[:-1])
+            if (".up" in path or "output_upscaling" in path) and weight.shape[:2] == (2, 2):  # transposed convolutions
+                fan_in = 4 * weight.shape[-1]
+            expected = (3 * fan_in) ** -0.5
         elif name == "embedding":
-            expected = weight.shape[-1] ** -0.5
+            expected = 1.0
         else:
             expected = (
                 1.0 if name == "positional_encoding_gaussian_matrix" else 0.88 * 0.02

@@ -96,6 +96,21 @@ def test_accumulating_gradients_changes_nothing(run, config, batch):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6 + 1e-4 * float(jnp.abs(a).max()))
 
 
+def test_several_objects_of_an_image_are_as_many_images(config, batch):
+    """Two objects in each of four images equal eight images with one object each, also in parts."""
+    data = dataclasses.replace(config.data, objects=2)
+    images, masks = batch["image"][:4], batch["mask"].reshape(4, 2, 64, 64)
+    single = Run(config)
+    expected = single({"image": images.repeat(2, axis=0), "mask": batch["mask"]})
+    for accumulate in (1, 2):
+        several = Run(dataclasses.replace(config, batch_size=4, data=data, accumulate=accumulate))
+        scalars = several({"image": images, "mask": masks.transpose(0, 2, 3, 1)})
+        for name, value in expected.items():
+            np.testing.assert_allclose(scalars[name], value, rtol=2e-5, atol=1e-7, err_msg=name)
+        for a, b in zip(*(jax.tree.leaves(r.state.moments) for r in (several, single)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6 + 1e-4 * float(jnp.abs(a).max()))
+
+
 def test_a_loss_that_is_not_finite_stops_learning(config, batch):
     run = Run(config)
     run(batch)

@@ -55,19 +55,35 @@ def squeeze(sample: Sample, size: int) -> Sample:
 
     An object too thin for the new pixels still has those that it touches.
     """
-    mask = resize(sample["mask"], size, size)
-    if mask.max() < OBJECT:
-        y, x = np.nonzero(sample["mask"] >= OBJECT)
-        height, width = sample["mask"].shape
-        mask = mask.copy()
-        mask[y * size // height, x * size // width] = 255
-    return {"image": resize(sample["image"], size, size), "mask": mask}
+    masks = [_squeeze_mask(mask, size) for mask in _objects(sample["mask"])]
+    return {"image": resize(sample["image"], size, size), "mask": _like(sample["mask"], masks)}
+
+
+def _squeeze_mask(mask: UInt8[np.ndarray, "h w"], size: int) -> UInt8[np.ndarray, "{size} {size}"]:
+    squeezed = resize(mask, size, size)
+    if squeezed.max() >= OBJECT:
+        return squeezed
+    y, x = np.nonzero(mask >= OBJECT)
+    squeezed = squeezed.copy()
+    squeezed[y * size // mask.shape[0], x * size // mask.shape[1]] = 255
+    return squeezed
+
+
+def _objects(mask: UInt8[np.ndarray, "h w *n"]) -> list[UInt8[np.ndarray, "h w"]]:
+    """The mask of each object."""
+    return [mask] if mask.ndim == 2 else [np.ascontiguousarray(mask[..., i]) for i in range(mask.shape[2])]
+
+
+def _like(mask: UInt8[np.ndarray, "h w *n"], masks: list[UInt8[np.ndarray, "h2 w2"]]) -> UInt8[np.ndarray, "h2 w2 *n"]:
+    """The masks of objects put together as those of `mask` are."""
+    return masks[0] if mask.ndim == 2 else np.stack(masks, axis=-1)
 
 
 def augment(sample: Sample, size: int, config: AugmentConfig, rng: np.random.Generator) -> Sample:
     """The sample at size x size, mirrored and jittered at random; image and mask alike.
 
-    An image whose object no jitter keeps is squeezed instead, so that every result has an object.
+    An image whose object no jitter keeps is squeezed instead, so that every result has an object. Of several objects it
+    is the first that counts; it takes the place of others that are lost.
 
     Args:
       sample: the sample.
@@ -77,7 +93,7 @@ def augment(sample: Sample, size: int, config: AugmentConfig, rng: np.random.Gen
     """
     flip = config.flip and rng.random() < 0.5
     if flip:
-        sample = {"image": cv2.flip(sample["image"], 1), "mask": cv2.flip(sample["mask"], 1)}
+        sample = {"image": cv2.flip(sample["image"], 1), "mask": np.fliplr(sample["mask"])}
     result = _jitter(sample, size, config.jitter, rng) if config.jitter else None
     return result or squeeze(sample, size)
 
@@ -95,13 +111,17 @@ def _jitter(sample: Sample, size: int, scales: tuple[float, float], rng: np.rand
     Source: https://github.com/SysCV/sam-hq, train/utils/dataloader.py, LargeScaleJitter. There, images are scaled and
     then cropped; here, the part that will be seen is cut out before it is scaled.
     """
-    height, width = sample["mask"].shape
+    first, *others = _objects(sample["mask"])
+    height, width = first.shape
     enough = max(1.0, OBJECT_PIXELS * (size / 1024) ** 2)
     for _ in range(ATTEMPTS):
         window = _draw_window(height, width, size, rng.uniform(*scales), rng)
-        mask = _paste(_part(sample["mask"], window), size, 0)
+        mask = _paste(_part(first, window), size, 0)
         if np.count_nonzero(mask >= OBJECT) >= enough:
-            return {"image": _paste(_part(sample["image"], window), size, PADDING), "mask": mask}
+            cut = [_paste(_part(other, window), size, 0) for other in others]
+            masks = [mask, *(c if np.count_nonzero(c >= OBJECT) >= enough else mask for c in cut)]
+            image = _paste(_part(sample["image"], window), size, PADDING)
+            return {"image": image, "mask": _like(sample["mask"], masks)}
     return None
 
 

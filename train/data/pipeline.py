@@ -28,6 +28,7 @@ def make_batches(
     process_index: int = 0,
     process_count: int = 1,
     augment: AugmentConfig | None,
+    objects: int = 1,
     workers: int = 0,
 ) -> "BatchIterator":
     """This process's part of an endless stream of batches.
@@ -44,6 +45,7 @@ def make_batches(
       process_index: this process's number, from 0.
       process_count: the processes that share each batch.
       augment: what happens to images at random; None squeezes them whole, and mirrors none.
+      objects: masks of each image; those of sources that know of fewer are repeated.
       workers: processes that read and augment; 0 does it in threads of this one.
 
     Raises:
@@ -51,10 +53,10 @@ def make_batches(
         processes do not divide the batch.
     """
     _check_sources(sources)
-    if image_size < 1 or batch_size < 1 or workers < 0:
+    if image_size < 1 or batch_size < 1 or objects < 1 or workers < 0:
         raise ValueError(
-            f"image_size and batch_size must be positive and workers not negative, "
-            f"got {image_size}, {batch_size} and {workers}"
+            f"image_size, batch_size and objects must be positive and workers not negative, "
+            f"got {image_size}, {batch_size}, {objects} and {workers}"
         )
     if not 0 <= process_index < process_count or batch_size % process_count:
         raise ValueError(
@@ -65,7 +67,7 @@ def make_batches(
         raise ValueError(f"seed must be from 0 to 2**32 - 1, got {seed}")
     seeds = [int(word) for word in np.random.SeedSequence(seed).generate_state(len(sources) + 1)]
     streams = [
-        grain.MapDataset.source(source).shuffle(seed=one).repeat()
+        grain.MapDataset.source(source if objects == 1 else _Several(source, objects)).shuffle(seed=one).repeat()
         for (source, _), one in zip(sources, seeds, strict=False)
     ]
     mixed = grain.MapDataset.mix(streams, [weight for _, weight in sources]) if sources[1:] else streams[0]
@@ -79,6 +81,8 @@ def make_batches(
 
 class BatchIterator(grain.DatasetIterator):
     """Batches of a stream of samples: {"image": uint8 (b, s, s, 3), "mask": uint8 (b, s, s)}, without end.
+
+    Masks of several objects are (b, s, s, objects).
 
     Its state is the number of the next batch, which means the same for any number of processes and workers. A sample
     that cannot be read raises the ValueError of its source, which names the file: none is skipped. Close it to end its
@@ -127,6 +131,23 @@ class BatchIterator(grain.DatasetIterator):
     def close(self) -> None:
         super().close()
         self._batches.close()
+
+
+class _Several:
+    """A source whose samples have so many objects each."""
+
+    def __init__(self, source: Source, count: int):
+        self._source = source
+        self._count = count
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Sample:
+        several = getattr(self._source, "several", None)
+        sample = self._source[index] if several is None else several(index, self._count)
+        masks = sample["mask"].reshape(*sample["mask"].shape[:2], -1)
+        return {"image": sample["image"], "mask": masks[..., np.arange(self._count) % masks.shape[2]]}
 
 
 class _Augment:

@@ -72,6 +72,10 @@ class RegionSource:
                 else:
                     regions.extend(found)
         self.regions = tuple(regions[::every])
+        # Of each map, all numbers that are taken.
+        self.numbers: dict[str, list[int]] = {}
+        for region in regions:
+            self.numbers.setdefault(region.regions, []).append(region.number)
         self.problems = tuple(problems)
 
     def _regions_of(self, files: tuple[Path, Path]) -> list[Region] | str:
@@ -93,6 +97,15 @@ class RegionSource:
         region = self.regions[index]
         mask = np.where(read_numbers(region.regions) == region.number, np.uint8(255), np.uint8(0))
         return make_sample(decode_photo(read_bytes(region.image), region.image), mask, region.image, region.regions)
+
+    def several(self, index: int, count: int) -> Sample:
+        """The sample with other regions of the same annotator."""
+        sample, region = self[index], self.regions[index]
+        numbers = read_numbers(region.regions)
+        others = [number for number in self.numbers[region.regions] if number != region.number]
+        chosen = np.random.default_rng(index).permutation(others)[: count - 1]
+        masks = [np.where(numbers == number, np.uint8(255), np.uint8(0)) for number in chosen]
+        return {"image": sample["image"], "mask": np.stack([sample["mask"], *masks], axis=-1)}
 
     def name_of(self, index: int) -> str:
         region = self.regions[index]

@@ -15,20 +15,24 @@ __all__ = ["KINDS", "Sample", "Source", "find_source", "open_source", "register_
 
 
 class Sample(TypedDict):
-    """An image and the mask of one object in it.
+    """An image and the mask of one object in it, or of several.
 
     Attributes:
       image: RGB.
-      mask: how much of each pixel the object covers, 0 to 255; at least one pixel is covered by half or more.
+      mask: how much of each pixel the object covers, 0 to 255; at least one pixel is covered by half or more. Several
+        objects are along a last axis.
     """
 
     image: UInt8[np.ndarray, "h w 3"]
-    mask: UInt8[np.ndarray, "h w"]
+    mask: UInt8[np.ndarray, "h w *n"]
 
 
 @runtime_checkable
 class Source(Protocol):
     """Samples by number, in any order, from any thread; processes get a pickled copy.
+
+    A source that knows of other objects in an image has a method `several(index, count)` too: the sample `index` with
+    the masks of up to `count` objects, the sample's own first.
 
     A source may also have `problems` and `notes`, tuples of sentences that `sam2refiner data check` reports: what is
     wrong with what it found, and what it left aside.

@@ -134,3 +134,27 @@ def test_resizing_grayscale_that_shares_memory():
 def test_impossible_jitter(jitter):
     with pytest.raises(ValueError, match=r"jitter must be a range of positive scales, got \("):
         AugmentConfig(jitter=jitter)
+
+
+@pytest.mark.parametrize("config", [AugmentConfig(jitter=(0.6, 2.5)), AugmentConfig(jitter=None)])
+def test_several_objects_move_together(config):
+    """Each of several masks becomes what it becomes alone; one that the window misses gives way to the first."""
+    image = ramps(90, 140)["image"]
+    masks = np.zeros((90, 140, 3), np.uint8)
+    masks[30:60, 40:90, 0], masks[2:8, 3:9, 1], masks[:, 70:, 2] = 255, 255, 255
+    lost = 0
+    for seed in range(20):
+        result = augment({"image": image, "mask": masks}, SIZE, config, np.random.default_rng(seed))
+        first = augment({"image": image, "mask": masks[..., 0]}, SIZE, config, np.random.default_rng(seed))
+        np.testing.assert_array_equal(result["image"], first["image"])
+        np.testing.assert_array_equal(result["mask"][..., 0], first["mask"])
+        x, y = (result["image"][..., i].astype(float) for i in (0, 1))
+        for i, (x0, x1, y0, y1) in enumerate([(40, 90, 30, 60), (3, 9, 2, 8), (70, 140, 0, 90)]):
+            mask = result["mask"][..., i]
+            inside = (x > x0 + 3) & (x < x1 - 4) & (y > y0 + 3) & (y < y1 - 4) & (result["image"][..., 2] > 190)
+            if i and np.array_equal(mask, result["mask"][..., 0]):
+                lost += 1
+            else:
+                np.testing.assert_array_equal(mask[inside], 255)
+            assert mask.max() >= 128
+    assert (lost > 0) == (config.jitter is not None)

@@ -51,6 +51,28 @@ def source(pair_folder):
     return open_source(f"folder:{pair_folder}")
 
 
+class Stripes(Colours):
+    """Images with two objects."""
+
+    def several(self, index, count):
+        masks = np.zeros((8, 12, 2), np.uint8)
+        masks[:4, :, 0], masks[4:, :, 1] = 255, 255
+        return {"image": self[index]["image"], "mask": masks[..., :count]}
+
+
+def test_several_objects():
+    """As many masks as asked for: a source's own, repeated where it knows of fewer."""
+    options = OPTIONS | {"augment": None}
+    batch = next(make_batches([(Stripes(0, 8), 1.0)], **options, objects=3))
+    assert batch["mask"].shape == (4, SIZE, SIZE, 3)
+    np.testing.assert_array_equal(batch["mask"][..., 0], batch["mask"][..., 2])
+    np.testing.assert_array_equal(batch["mask"][..., 0] >= 128, batch["mask"][..., 1] < 128)
+    one = next(make_batches([(Colours(0, 8), 1.0)], **options, objects=2))
+    np.testing.assert_array_equal(one["mask"], np.full((4, SIZE, SIZE, 2), 255))
+    with pytest.raises(ValueError, match=r"image_size, batch_size and objects must be positive .* got 32, 4, 0 and 0"):
+        make_batches([(Colours(0, 8), 1.0)], **options, objects=0)
+
+
 @pytest.mark.parametrize("augment", [None, AugmentConfig()])
 def test_batches(source, augment):
     options = OPTIONS | {"augment": augment}
@@ -147,7 +169,7 @@ def test_closed_batches_end(source):
         ({"sources": [(Colours(0, 1), 1.0), (Colours(0, 1), 0.0)]}, "weights must be positive, got 0.0 for source 1"),
         ({"batch_size": 6, "process_count": 4}, "must be a multiple of process_count.* got 6, 4 and 0"),
         ({"process_index": 2, "process_count": 2}, "process_index below it; got 4, 2 and 2"),
-        ({"batch_size": 0}, "must be positive and workers not negative, got 32, 0 and 0"),
+        ({"batch_size": 0}, "must be positive and workers not negative, got 32, 0, 1 and 0"),
         ({"seed": -1}, "seed must be from 0 to 2"),
     ],
 )

@@ -81,6 +81,22 @@ def test_index_and_seed_give_other_samples(samples: list[Sample]) -> None:
     assert ProceduralSource(size=SIZE, seed=4)[0]["image"].tobytes() not in images
 
 
+def test_other_objects_of_a_scene(source: ProceduralSource, samples: list[Sample]) -> None:
+    counts = []
+    for index, sample in enumerate(samples[:40]):
+        several = source.several(index, 4)
+        np.testing.assert_array_equal(several["image"], sample["image"])
+        np.testing.assert_array_equal(several["mask"][..., 0], sample["mask"])
+        masks = [several["mask"][..., i] for i in range(several["mask"].shape[2])]
+        counts.append(len(masks))
+        for i, mask in enumerate(masks):
+            assert 2 * (mask > 127).mean() >= SMALLEST
+            for other in masks[1:i]:  # the first may be a part of one of the others
+                assert (mask.astype(int) + other <= 255 + 2).all()  # what one covers, the other does not
+    assert min(counts) == 1
+    assert max(counts) >= 3
+
+
 def test_targets_keep_within_the_limits_and_vary(samples: list[Sample], areas: np.ndarray) -> None:
     assert all((sample["mask"] > 127).any() and (sample["mask"] < 128).any() for sample in samples)
     assert areas.min() > SMALLEST * 0.9

@@ -148,6 +148,14 @@ def test_regions(tmp_path, write_pair):
     np.testing.assert_array_equal(source[5]["mask"], np.where(numbers == 300, 255, 0))
     np.testing.assert_array_equal(source[5]["image"], np.asarray(Image.open(image)))
     assert len(open_source(f"regions:{tmp_path}?split=train&min_area=0.0001&max_area=0.2")) == 4
+    sample = source.several(4, 3)  # regions 3, 1 and 300 of annotator 1
+    np.testing.assert_array_equal(sample["image"], np.asarray(Image.open(image)))
+    np.testing.assert_array_equal(sample["mask"][..., 0], np.where(numbers == 3, 255, 0))
+    others = {int(numbers[sample["mask"][..., i] > 0][0]): sample["mask"][..., i] for i in (1, 2)}
+    for number in (1, 300):
+        np.testing.assert_array_equal(others[number], np.where(numbers == number, 255, 0))
+    assert source.several(4, 8)["mask"].shape == (50, 80, 3)
+    assert source.several(4, 2)["mask"].shape == (50, 80, 2)
     every_other = open_source(f"regions:{tmp_path}?every=2")
     assert [every_other.name_of(i) for i in range(len(every_other))] == [
         source.name_of(i) for i in range(0, len(source), 2)

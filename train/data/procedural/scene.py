@@ -21,9 +21,12 @@ VISIBLE = 0.35
 
 
 def make_scene(
-    rng: np.random.Generator, size: int, textures: Textures
-) -> tuple[UInt8[np.ndarray, "size size 3"], UInt8[np.ndarray, "size size"]] | None:
-    """A photo of a scene and the coverage of its target, or None if nothing in it can be a target."""
+    rng: np.random.Generator, size: int, textures: Textures, targets: int = 1
+) -> tuple[UInt8[np.ndarray, "size size 3"], UInt8[np.ndarray, "size size n"]] | None:
+    """A photo of a scene and the coverage of its targets, or None if nothing in it can be a target.
+
+    There are up to `targets`; photo and first target are the same however many are asked for.
+    """
     look = Look(
         [natural_colour(rng) for _ in range(int(rng.integers(3, 8)))],
         light=rng.uniform(0, 2 * np.pi),
@@ -39,16 +42,20 @@ def make_scene(
         if rng.random() < 0.4:
             scene = cast_shadow(rng, scene, layer)
         scene = put(scene, layer)
-    target = _pick_target(rng, layers, regions, size)
+    shown, free = visible(layers, size)
+    target = _pick_target(rng, layers, regions, shown, free)
     if target is None:
         return None
+    others = _others(layers, shown, target)[: targets - 1] if targets > 1 else []
     if rng.random() < 0.08:  # the camera shakes
         kernel = motion_kernel(rng, size * rng.uniform(0.01, 0.05))
         shaken = cv2.filter2D(target, -1, kernel)
         if is_salient(shaken, target):
             scene, target = cv2.filter2D(scene, -1, kernel), shaken
-    mask = np.round(np.clip(target, 0, 1) * 255).astype(np.uint8)
-    return develop(rng, scene), mask
+            blurred = [(cv2.filter2D(other, -1, kernel), other) for other in others]
+            others = [plane for plane, sharp in blurred if is_salient(plane, sharp)]
+    masks = np.round(np.clip(np.stack([target, *others], axis=-1), 0, 1) * 255).astype(np.uint8)
+    return develop(rng, scene), masks
 
 
 def is_salient(shown: Plane, whole: Plane) -> bool:
@@ -61,15 +68,16 @@ def is_salient(shown: Plane, whole: Plane) -> bool:
     )
 
 
-def _pick_target(rng: np.random.Generator, layers: list[Layer], regions: list[Plane], size: int) -> Plane | None:
+def _pick_target(
+    rng: np.random.Generator, layers: list[Layer], regions: list[Plane], shown: list[Plane], free: Plane
+) -> Plane | None:
     """An object, seldom a part of one or a region of the background, less what hides it."""
-    shown, free = visible(layers, size)
     if rng.random() < 0.06:
         bare = [region * free for region in regions]
         candidates = [plane for plane, region in zip(bare, regions, strict=True) if is_salient(plane, region)]
         if candidates:
             return candidates[rng.integers(len(candidates))]
-    objects = [spread(layer.alpha, layer, size) for layer in layers]
+    objects = [spread(layer.alpha, layer, len(free)) for layer in layers]
     salient = [number for number, whole in enumerate(objects) if is_salient(shown[number], whole)]
     if not salient:
         return None
@@ -77,12 +85,22 @@ def _pick_target(rng: np.random.Generator, layers: list[Layer], regions: list[Pl
     weight = np.array([float(shown[number].mean()) for number in salient]) ** 0.75
     chosen = salient[rng.choice(len(salient), p=weight / weight.sum())]
     if rng.random() < 0.08:
-        parts = [spread(part, layers[chosen], size) for part in layers[chosen].named]
+        parts = [spread(part, layers[chosen], len(free)) for part in layers[chosen].named]
         unhidden = shown[chosen] / np.maximum(objects[chosen], 1e-6)
         candidates = [part * unhidden for part in parts if is_salient(part * unhidden, part)]
         if candidates:
             return candidates[rng.integers(len(candidates))]
     return shown[chosen]
+
+
+def _others(layers: list[Layer], shown: list[Plane], target: Plane) -> list[Plane]:
+    """The objects that could have been the target instead, as far as they show, the largest first."""
+    found = [
+        plane
+        for layer, plane in zip(layers, shown, strict=True)
+        if plane is not target and is_salient(plane, spread(layer.alpha, layer, len(plane)))
+    ]
+    return sorted(found, key=lambda plane: -float(plane.sum()))
 
 
 def _extents(rng: np.random.Generator) -> list[float]:

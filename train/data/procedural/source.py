@@ -46,13 +46,20 @@ class ProceduralSource:
         Raises:
           IndexError: if there is no such sample.
         """
+        return self._scene(index, 1)
+
+    def several(self, index: int, count: int) -> Sample:
+        """The same sample with other objects of its scene."""
+        return self._scene(index, count)
+
+    def _scene(self, index: int, targets: int) -> Sample:
         if not 0 <= index < self.length:
             raise IndexError(f"index must be in [0, {self.length}), got {index}")
         textures = Textures(self.seed, self.photos)
         for attempt in range(TRIES):
-            scene = make_scene(np.random.default_rng((self.seed, int(index), attempt)), self.size, textures)
+            scene = make_scene(np.random.default_rng((self.seed, int(index), attempt)), self.size, textures, targets)
             if scene is not None:
-                return {"image": scene[0], "mask": scene[1]}
+                return {"image": scene[0], "mask": scene[1][..., 0] if targets == 1 else scene[1]}
         raise RuntimeError(f"no scene of sample {index} has a target in {TRIES} tries")
 
     def name_of(self, index: int) -> str:
