@@ -13,7 +13,7 @@ demo: $(VENV)/.demo
 	$(BIN)/sam2refiner demo $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) --output out/demo
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

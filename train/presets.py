@@ -57,19 +57,32 @@ register_preset(
 # Everything learns: SAM 2's own outputs and the refiner's.
 BASE_LOSS = LossConfig(final=0.0, auxiliary=0.0, coarse=1.0, iou=1.0, object_score=0.1)
 
+# Eight images with four objects each: the encoder, most of a step's time, runs once for the four.
 NANO_BASE = register_preset(
     "nano_base",
-    "a small SAM 2 from scratch, on procedural images and what real ones are given",
+    "a small SAM 2 from scratch, at half its input size, on procedural images and what real ones are given",
     TrainConfig(
         model=ModelConfig("sam2_nano", refiner=None, image_size=128, dtype="float32"),
-        data=DataConfig(sources=("procedural:?size=160",), jitter=(0.8, 1.6), workers=1),
+        data=DataConfig(sources=("procedural:?size=160",), jitter=(0.8, 1.6), objects=4, workers=1),
         prompts=PromptConfig(box=3.0, points=1.5, mask=0.0, box_and_points=1.0, max_points=4, corrections=1),
         loss=BASE_LOSS,
-        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=500, weight_decay=0.05, ema=0.9995),
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=500, weight_decay=0.05, ema=0.999),
         trainable=("encoder", "decoder", "prompt_encoder"),
-        batch_size=16,
+        batch_size=8,
         epochs=None,
-        steps=60_000,
+        steps=7000,
+    ),
+)
+
+NANO_GROWN = register_preset(
+    "nano_grown",
+    "the small SAM 2 at its full input size: give --model.checkpoint",
+    dataclasses.replace(
+        NANO_BASE,
+        model=ModelConfig("sam2_nano", refiner=None, image_size=256, dtype="float32"),
+        data=dataclasses.replace(NANO_BASE.data, sources=("procedural:?size=320",)),
+        optimizer=dataclasses.replace(NANO_BASE.optimizer, learning_rate=4e-4, warmup_steps=50, ema=0.99),
+        steps=700,
     ),
 )
 
@@ -82,14 +95,14 @@ register_preset(
     "nano_refiner",
     "the refiner of the small SAM 2, whose base is frozen: give --model.checkpoint",
     dataclasses.replace(
-        NANO_BASE,
+        NANO_GROWN,
         model=ModelConfig("sam2_nano", refiner=NANO_REFINER, dtype="float32"),
-        data=DataConfig(sources=("procedural:?size=320",), jitter=(0.8, 1.6), workers=1),
-        prompts=PromptConfig(box=2.0, points=1.0, mask=1.0, box_and_points=1.0),
+        data=dataclasses.replace(NANO_GROWN.data, objects=2),
+        prompts=PromptConfig(box=3.0, points=1.5, mask=0.5, box_and_points=1.0),
         loss=LossConfig(),
-        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=500, ema=0.999),
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=50, ema=0.99),
         trainable=("refiner",),
-        steps=10_000,
+        steps=600,
     ),
 )
 

@@ -3,18 +3,19 @@
 import jax
 import numpy as np
 import pytest
+import torch
 
-from sam2refiner_jax.nn.initializers import lecun_normal, normal, truncated_normal
+from sam2refiner_jax.nn.initializers import NoKeys, fan_in_uniform, normal, truncated_normal
 
 INITIALIZERS = [
     (normal(0.5), jax.nn.initializers.normal(0.5)),
     (truncated_normal(0.02), jax.nn.initializers.truncated_normal(0.02)),
-    (lecun_normal(), jax.nn.initializers.lecun_normal()),
+    (fan_in_uniform(), jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")),
 ]
 QUANTILES = np.linspace(0, 1, 41)[1:-1]
 
 
-@pytest.mark.parametrize(("ours", "jaxs"), INITIALIZERS, ids=["normal", "truncated", "lecun"])
+@pytest.mark.parametrize(("ours", "jaxs"), INITIALIZERS, ids=["normal", "truncated", "uniform"])
 def test_distribution_equals_jax(ours, jaxs):
     shape = (3, 3, 80, 200)
     expected = np.asarray(jaxs(jax.random.key(1), shape))
@@ -28,8 +29,27 @@ def test_distribution_equals_jax(ours, jaxs):
         assert np.abs(difference).max() < 0.02 * expected.std()
 
 
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [(torch.nn.Linear(300, 500), (300, 500)), (torch.nn.Conv2d(80, 200, 3), (3, 3, 80, 200))],
+    ids=["linear", "convolution"],
+)
+def test_kernels_are_distributed_as_pytorchs(layer, shape):
+    numbers = np.asarray(fan_in_uniform()(jax.random.key(0), shape))
+    expected = layer.weight.detach().numpy()
+    difference = np.quantile(numbers, QUANTILES) - np.quantile(expected, QUANTILES)
+    assert np.abs(difference).max() < 0.02 * expected.std()
+    assert np.abs(numbers).max() == pytest.approx(np.abs(expected).max(), rel=1e-3)
+
+
+def test_without_keys_nothing_is_drawn():
+    kernel = fan_in_uniform()(NoKeys().params(), (3, 4), "bfloat16")
+    assert kernel.dtype == "bfloat16"
+    np.testing.assert_array_equal(kernel, np.zeros((3, 4)))
+
+
 def test_keys_decide():
-    initialize = lecun_normal()
+    initialize = fan_in_uniform()
     a, again, b = (np.asarray(initialize(jax.random.key(seed), (40, 50))) for seed in (0, 0, 1))
     np.testing.assert_array_equal(a, again)
     assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 0.1
