@@ -134,7 +134,8 @@ def _local_file(source: str | os.PathLike[str]) -> Path:
         return Path(hf_hub_download(str(source), filename))
     except Exception as error:
         raise CheckpointError(
-            f"{source} is no local file, and {filename} cannot be downloaded from Hugging Face: {_first_line(error)}"
+            f"{source} is no local file, and {filename} cannot be downloaded from Hugging Face: {_first_line(error)} "
+            '("nano" is a small model that comes with the package)'
         ) from error
 
 

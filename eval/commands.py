@@ -47,7 +47,7 @@ def image(
     Args:
       sets: What to evaluate on: hqsam-val:DIR for the four sets of HQ-SAM, folder:DIR for any folder of images and
         masks, regions:DIR for BSDS, "davis:DIR?every=15" for frames of DAVIS, and every other source of training.
-      checkpoint: A checkpoint directory, an official .pt or .safetensors, or a Hugging Face id.
+      checkpoint: "nano", a checkpoint directory, an official .pt or .safetensors, or a Hugging Face id.
       refiner: A refiner's checkpoint directory.
       model: What makes the masks: this package, the official PyTorch package sam2 with the same official .pt, or a
         baseline that needs no checkpoint.
@@ -88,7 +88,7 @@ def video(
 
     Args:
       folder: The folder that holds JPEGImages and Annotations; of LVOS, valid_meta.json too.
-      checkpoint: A checkpoint directory, an official .pt or .safetensors, or a Hugging Face id.
+      checkpoint: "nano", a checkpoint directory, an official .pt or .safetensors, or a Hugging Face id.
       refiner: A refiner's checkpoint directory.
       model: What makes the masks: this package, the official PyTorch package sam2 with the same official .pt, or a
         baseline that needs no checkpoint.

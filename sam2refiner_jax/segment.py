@@ -88,7 +88,7 @@ def segment(
 
     Args:
       photo: A photo, or a folder of photos.
-      checkpoint: A checkpoint directory, an official .pt or .safetensors, or a Hugging Face id.
+      checkpoint: "nano", a checkpoint directory, an official .pt or .safetensors, or a Hugging Face id.
       refiner: A refiner's checkpoint directory, for finer masks.
       output: The folder for the results; files of the same names are replaced.
       points: Clicks on one object, each X Y LABEL: pixels, then 1 on the object or 0 off it.

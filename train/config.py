@@ -50,6 +50,7 @@ class DataConfig:
       flip: mirror half of the images.
       jitter: range of the random scale, relative to the model's input (large-scale jitter); None squeezes every image
         whole into the input.
+      colour: how far brightness, contrast, saturation and channels change at random, as a share of what they are.
       objects: masks of each image that are learned at once, each from prompts of its own, for one pass of the encoder.
         Sources that know of only one object in an image repeat it.
       workers: processes that read and augment images; 0 does it in threads of the training process.
@@ -59,6 +60,7 @@ class DataConfig:
     images: int | None = None
     flip: bool = True
     jitter: tuple[float, float] | None = (0.1, 2.0)
+    colour: float = 0.0
     objects: int = 1
     workers: int = 0
 

@@ -80,7 +80,7 @@ NANO_GROWN = register_preset(
     dataclasses.replace(
         NANO_BASE,
         model=ModelConfig("sam2_nano", refiner=None, image_size=256, dtype="float32"),
-        data=dataclasses.replace(NANO_BASE.data, sources=("procedural:?size=320",)),
+        data=dataclasses.replace(NANO_BASE.data, sources=("procedural:?size=320",), colour=0.25),
         optimizer=dataclasses.replace(NANO_BASE.optimizer, learning_rate=4e-4, warmup_steps=50, ema=0.99),
         steps=700,
     ),

@@ -11,7 +11,7 @@ from PIL import Image
 from .pictures import OBJECT
 from .sources import Sample
 
-__all__ = ["AugmentConfig", "augment", "resize", "squeeze"]
+__all__ = ["AugmentConfig", "augment", "change_colours", "resize", "squeeze"]
 
 # What is beside an image that is smaller than the input, as in HQ-SAM.
 PADDING = 128
@@ -29,12 +29,17 @@ class AugmentConfig:
       jitter: range of the scale of large-scale jitter: the image's longer side becomes this many times the input's
         side; what is larger than the input is cropped, what is smaller is padded. None squeezes images whole into the
         input, as the predictor does.
+      colour: how far brightness, contrast, saturation and each channel may change, as a share of what they are; 0
+        leaves colours alone.
     """
 
     flip: bool = True
     jitter: tuple[float, float] | None = (0.1, 2.0)
+    colour: float = 0.0
 
     def __post_init__(self):
+        if not 0 <= self.colour < 1:
+            raise ValueError(f"colour must be at least 0 and less than 1, got {self.colour}")
         if self.jitter is not None and not 0 < self.jitter[0] <= self.jitter[1]:
             raise ValueError(f"jitter must be a range of positive scales, got {self.jitter}")
 
@@ -94,8 +99,23 @@ def augment(sample: Sample, size: int, config: AugmentConfig, rng: np.random.Gen
     flip = config.flip and rng.random() < 0.5
     if flip:
         sample = {"image": cv2.flip(sample["image"], 1), "mask": np.fliplr(sample["mask"])}
-    result = _jitter(sample, size, config.jitter, rng) if config.jitter else None
-    return result or squeeze(sample, size)
+    result = (_jitter(sample, size, config.jitter, rng) if config.jitter else None) or squeeze(sample, size)
+    if config.colour:
+        result["image"] = change_colours(result["image"], config.colour, rng)
+    return result
+
+
+def change_colours(
+    image: UInt8[np.ndarray, "h w 3"], strength: float, rng: np.random.Generator
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The image with its channels, brightness, contrast and saturation each changed by up to `strength` of itself."""
+    brightness, contrast, saturation, *channels = rng.uniform(1 - strength, 1 + strength, 6).astype(np.float32)
+    # All of it is linear: a matrix on (r, g, b), and a shift that leaves the mean brightness to `brightness`.
+    to_grey = np.full((3, 3), 1 / 3, np.float32)
+    matrix = (saturation * np.eye(3, dtype=np.float32) + (1 - saturation) * to_grey) @ np.diag(channels)
+    mean = matrix @ np.array(cv2.mean(image)[:3], np.float32)
+    matrix = brightness * np.column_stack([contrast * matrix, (1 - contrast) * mean])
+    return cv2.transform(image, matrix)
 
 
 def resize(picture: UInt8[np.ndarray, "h w *c"], height: int, width: int) -> UInt8[np.ndarray, "{height} {width} *c"]:

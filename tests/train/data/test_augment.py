@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sam2refiner_jax.preprocess import MEAN, STD, preprocess_image
-from sam2refiner_jax.train.data.augment import AugmentConfig, augment, resize, squeeze
+from sam2refiner_jax.train.data.augment import AugmentConfig, augment, change_colours, resize, squeeze
 
 SIZE = 128
 
@@ -158,3 +158,27 @@ def test_several_objects_move_together(config):
                 np.testing.assert_array_equal(mask[inside], 255)
             assert mask.max() >= 128
     assert (lost > 0) == (config.jitter is not None)
+
+
+def test_colours_change_as_said():
+    """By hand: channels, then saturation about their mean, contrast about the image's, brightness."""
+    image = np.random.default_rng(0).integers(60, 160, (6, 7, 3)).astype(np.uint8)
+    for seed in range(5):
+        changed = change_colours(image, 0.2, np.random.default_rng(seed))
+        brightness, contrast, saturation, *channels = np.random.default_rng(seed).uniform(0.8, 1.2, 6)
+        pixels = image.astype(float) * channels
+        grey = pixels.mean(axis=-1, keepdims=True)
+        pixels = grey + saturation * (pixels - grey)
+        mean = pixels.mean(axis=(0, 1))
+        expected = brightness * (mean + contrast * (pixels - mean))
+        np.testing.assert_allclose(changed, expected.round().clip(0, 255), atol=1)
+    assert changed.dtype == np.uint8
+
+
+def test_colours_leave_places_alone():
+    sample = ramps(90, 140)
+    plain, coloured = (augment(sample, SIZE, AugmentConfig(colour=c), np.random.default_rng(3)) for c in (0.0, 0.3))
+    np.testing.assert_array_equal(plain["mask"], coloured["mask"])
+    assert (plain["image"] != coloured["image"]).mean() > 0.3
+    with pytest.raises(ValueError, match="colour must be at least 0 and less than 1, got 1"):
+        AugmentConfig(colour=1.0)
