@@ -36,7 +36,9 @@ def mask_loss(logits: Float[Array, "*b h w"], truth: Float[Array, "*b h2 w2"]) -
 
 def refined_losses(refined: Refined, truth: Float[Array, "b s s"], config: LossConfig) -> dict[str, Float[Array, ""]]:
     """The paper's loss: the final mask, and each auxiliary one at its own size (paper, section 3.4)."""
-    parts = {"final": config.final * mask_loss(refined.masks, truth).mean()}
+    parts = {}
+    if config.final:
+        parts["final"] = config.final * mask_loss(refined.masks, truth).mean()
     if refined.auxiliary and config.auxiliary:
         auxiliary = jnp.stack([mask_loss(logits, truth).mean() for logits in refined.auxiliary])
         parts["auxiliary"] = config.auxiliary * auxiliary.sum()
