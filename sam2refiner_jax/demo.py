@@ -16,12 +16,15 @@ from .preprocess import read_photo
 
 __all__ = ["demo"]
 
-# A photo that scikit-image ships; its photographer, Rachel Michetti, released it to the public domain (CC0).
-PHOTO = "data/coffee.png"
+# A photo that scikit-image ships, of a Falcon 9 on its pad, released to the public domain by SpaceX.
+PHOTO = "data/rocket.jpg"
 # The same object twice: from clicks, on it (1) and off it (0), and from a box.
 PROMPTS: dict[str, dict[str, Any]] = {
-    "clicks": {"point_coords": [[270.0, 190.0], [330.0, 330.0], [60.0, 60.0]], "point_labels": [1, 1, 0]},
-    "box": {"box": [110.0, 45.0, 530.0, 360.0]},
+    "clicks": {
+        "point_coords": [[321.0, 180.0], [319.0, 350.0], [230.0, 330.0], [400.0, 330.0], [275.0, 230.0]],
+        "point_labels": [1, 1, 0, 0, 0],
+    },
+    "box": {"box": [296.0, 124.0, 346.0, 408.0]},
 }
 BAR, GAP = 28, 6
 

@@ -1,0 +1,96 @@
+"""The model in the package: what boxes and clicks do on scenes it has never seen."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from skimage.data import rocket
+
+from sam2refiner_jax import SAM2ImagePredictor, load_model
+from sam2refiner_jax.checkpoints import BUNDLED, weights_of
+from sam2refiner_jax.eval.clicks import next_click
+from sam2refiner_jax.eval.metrics import iou
+from sam2refiner_jax.train.data.procedural import ProceduralSource
+
+SCENES = 24
+SEED = 1  # it was trained on seed 0
+
+
+@pytest.fixture(scope="module")
+def predictor() -> SAM2ImagePredictor:
+    return SAM2ImagePredictor(load_model("nano"))
+
+
+@pytest.fixture(scope="module")
+def scenes() -> list[dict[str, np.ndarray]]:
+    source = ProceduralSource(size=320, seed=SEED)
+    return [source[index] for index in range(SCENES)]
+
+
+def box_of(truth: np.ndarray) -> list[int]:
+    y, x = np.nonzero(truth)
+    return [x.min(), y.min(), x.max() + 1, y.max() + 1]
+
+
+def centre(truth: np.ndarray) -> tuple[int, int]:
+    click = next_click(np.zeros_like(truth), truth)
+    return click.x, click.y
+
+
+def mask_of(predictor, refine=True, **prompts) -> np.ndarray:
+    return predictor.predict(**prompts, multimask_output=False, refine=refine)[0][0] > 0
+
+
+@pytest.fixture(scope="module")
+def scores(predictor, scenes) -> np.ndarray:
+    """IoU of each scene's target from its box: coarse, refined, and the filled box; a column each."""
+    rows = []
+    for scene in scenes:
+        truth = scene["mask"] > 127
+        box = box_of(truth)
+        filled = np.zeros_like(truth)
+        filled[box[1] : box[3], box[0] : box[2]] = True
+        predictor.set_image(scene["image"])
+        masks = [mask_of(predictor, refine, box=box) for refine in (False, True)]
+        rows.append([iou(mask, truth) for mask in (*masks, filled)])
+    return np.array(rows)
+
+
+def test_it_is_small_and_stored_in_bfloat16(predictor):
+    assert sum(path.stat().st_size for path in BUNDLED["nano"].rglob("*")) < 15e6
+    kernels = {path: np.asarray(w) for path, w in weights_of(predictor.model).items() if path.endswith(".kernel")}
+    assert len(kernels) > 100
+    for path, kernel in kernels.items():
+        np.testing.assert_array_equal(kernel, kernel.astype(jnp.bfloat16).astype(np.float32), err_msg=path)
+
+
+def test_boxes_become_objects(scores):
+    coarse, refined, filled = scores.mean(axis=0)
+    assert coarse > filled + 0.05
+    assert refined > filled + 0.05
+
+
+def test_clicks_correct_masks(predictor, scenes):
+    """Each click goes where the mask is most wrong; after five the masks are better than after one."""
+    ious = []
+    for scene in scenes[:8]:
+        truth = scene["mask"] > 127
+        predictor.set_image(scene["image"])
+        clicks, mask, row = (), np.zeros_like(truth), []
+        for _ in range(5):
+            clicks = (*clicks, next_click(mask, truth, clicks))
+            coords, labels = [[c.x, c.y] for c in clicks], [c.label for c in clicks]
+            mask = mask_of(predictor, point_coords=coords, point_labels=labels)
+            row.append(iou(mask, truth))
+        ious.append(row)
+    first, last = np.mean(ious, axis=0)[[0, -1]]
+    assert last > first + 0.05
+
+
+def test_a_real_photo(predictor):
+    """The rocket on its pad, from a box: none of the towers beside it."""
+    predictor.set_image(rocket())
+    mask = mask_of(predictor, box=[296, 124, 346, 408])
+    assert mask[180, 321]
+    assert mask[350, 319]
+    assert not mask[180, 197]
+    assert mask[124:408, 296:346].sum() > 0.7 * mask.sum()
