@@ -9,6 +9,7 @@ from sam2refiner_jax import SAM2ImagePredictor, load_model
 from sam2refiner_jax.checkpoints import BUNDLED, weights_of
 from sam2refiner_jax.eval.clicks import next_click
 from sam2refiner_jax.eval.metrics import iou
+from sam2refiner_jax.eval.prompts import box_around
 from sam2refiner_jax.train.data.procedural import ProceduralSource
 
 SCENES = 24
@@ -26,11 +27,6 @@ def scenes() -> list[dict[str, np.ndarray]]:
     return [source[index] for index in range(SCENES)]
 
 
-def box_of(truth: np.ndarray) -> list[int]:
-    y, x = np.nonzero(truth)
-    return [x.min(), y.min(), x.max() + 1, y.max() + 1]
-
-
 def centre(truth: np.ndarray) -> tuple[int, int]:
     click = next_click(np.zeros_like(truth), truth)
     return click.x, click.y
@@ -46,9 +42,9 @@ def scores(predictor, scenes) -> np.ndarray:
     rows = []
     for scene in scenes:
         truth = scene["mask"] > 127
-        box = box_of(truth)
+        box = [int(side) for side in box_around(truth)]
         filled = np.zeros_like(truth)
-        filled[box[1] : box[3], box[0] : box[2]] = True
+        filled[box[1] : box[3] + 1, box[0] : box[2] + 1] = True
         predictor.set_image(scene["image"])
         masks = [mask_of(predictor, refine, box=box) for refine in (False, True)]
         rows.append([iou(mask, truth) for mask in (*masks, filled)])

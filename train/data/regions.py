@@ -94,18 +94,20 @@ class RegionSource:
 
     def __getitem__(self, index: int) -> Sample:
         """The sample; a ValueError names the file that cannot be read or is of another size."""
-        region = self.regions[index]
-        mask = np.where(read_numbers(region.regions) == region.number, np.uint8(255), np.uint8(0))
-        return make_sample(decode_photo(read_bytes(region.image), region.image), mask, region.image, region.regions)
+        sample = self.several(index, 1)
+        return {"image": sample["image"], "mask": sample["mask"][..., 0]}
 
     def several(self, index: int, count: int) -> Sample:
         """The sample with other regions of the same annotator."""
-        sample, region = self[index], self.regions[index]
+        region = self.regions[index]
         numbers = read_numbers(region.regions)
         others = [number for number in self.numbers[region.regions] if number != region.number]
-        chosen = np.random.default_rng(index).permutation(others)[: count - 1]
+        chosen = [region.number, *np.random.default_rng(index).permutation(others)[: count - 1]]
         masks = [np.where(numbers == number, np.uint8(255), np.uint8(0)) for number in chosen]
-        return {"image": sample["image"], "mask": np.stack([sample["mask"], *masks], axis=-1)}
+        sample = make_sample(
+            decode_photo(read_bytes(region.image), region.image), masks[0], region.image, region.regions
+        )
+        return {"image": sample["image"], "mask": np.stack(masks, axis=-1)}
 
     def name_of(self, index: int) -> str:
         region = self.regions[index]
