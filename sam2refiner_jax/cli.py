@@ -1,5 +1,7 @@
 """The command `sam2refiner`: finds the subcommand, parses its arguments, reports errors of use in one line."""
 
+import atexit
+import gc
 import importlib.metadata
 import inspect
 import os
@@ -18,6 +20,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Every command is a function found through the entry points of the group `sam2refiner_jax.commands`; its signature
     and docstring are its command line. A command's name is one word or two.
     """
+    # Importing and tracing make millions of objects that stay: looking for garbage among them takes a second.
+    gc.set_threshold(200_000, 20, 20)
+    atexit.register(gc.freeze)
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     commands = {entry.name: entry for entry in importlib.metadata.entry_points(group=COMMANDS)}
     if not arguments or arguments[0] in ("-h", "--help"):

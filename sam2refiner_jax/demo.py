@@ -71,4 +71,4 @@ def _panel(photo: np.ndarray, mask: np.ndarray, prompts: dict[str, Any], title: 
 
 def _save(path: Path, picture: np.ndarray) -> None:
     with new_file(path, overwrite=True) as partial:
-        Image.fromarray(picture).save(partial)
+        Image.fromarray(picture).save(partial, compress_level=1)

@@ -50,6 +50,7 @@ class DataConfig:
       flip: mirror half of the images.
       jitter: range of the random scale, relative to the model's input (large-scale jitter); None squeezes every image
         whole into the input.
+      squeeze: share of images of which a random part is squeezed into the input instead, its proportions ignored.
       colour: how far brightness, contrast, saturation and channels change at random, as a share of what they are.
       objects: masks of each image that are learned at once, each from prompts of its own, for one pass of the encoder.
         Sources that know of only one object in an image repeat it.
@@ -60,6 +61,7 @@ class DataConfig:
     images: int | None = None
     flip: bool = True
     jitter: tuple[float, float] | None = (0.1, 2.0)
+    squeeze: float = 0.0
     colour: float = 0.0
     objects: int = 1
     workers: int = 0
@@ -78,6 +80,8 @@ class PromptConfig:
       max_box_noise: the most that an edge moves, in pixels of a 1024-pixel input.
       max_points: an object has one to this many points.
       negative_points: share of the points after the first that lie off the object, near it.
+      divided: share of the objects with points of which a part is clicked away, so that negative clicks mean what they
+        touch: one click is on the object, a negative one elsewhere on it, and what is nearer to the first is wanted.
       corrections: rounds in which a click on the larger kind of error, missed or surplus, and the mask before it are
         added to the prompt, as a user would; the losses of SAM 2's own masks are averaged over them.
     """
@@ -90,6 +94,7 @@ class PromptConfig:
     max_box_noise: float = 20.0
     max_points: int = 10
     negative_points: float = 0.3
+    divided: float = 0.0
     corrections: int = 0
 
     def __post_init__(self):
@@ -98,6 +103,10 @@ class PromptConfig:
             raise ValueError(f"box, points, mask and box_and_points must not be negative nor all zero, got {mix}")
         if self.max_points < 1:
             raise ValueError(f"max_points must be at least 1, got {self.max_points}")
+        if not 0 <= self.divided <= 1:
+            raise ValueError(f"divided must be from 0 to 1, got {self.divided}")
+        if self.divided and self.max_points < 2:
+            raise ValueError(f"max_points must be at least 2 where objects are divided, got {self.max_points}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """Prompts sampled from true masks on the device, in slots of a static shape."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
@@ -7,10 +9,14 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from ..nn.prompt_encoder import ABSENT, BOX_END, BOX_START, NEGATIVE, NOT_A_POINT, POSITIVE, Prompts
 from .config import PromptConfig
 
-__all__ = ["bounding_box", "coarse_mask", "correct_prompts", "sample_pixel", "sample_prompts"]
+__all__ = ["bounding_box", "coarse_mask", "correct_prompts", "divide_objects", "sample_pixel", "sample_prompts"]
 
 # Coarse masks are given as logits of this size at most; the decoder's own confident ones are about as large.
 COARSE_LOGIT = 10.0
+# Two clicks that divide an object are at least so far apart, as a share of the input's side.
+DIVIDED_APART = 0.1
+# Keeps the randomness of dividing apart from that of corrections, which are numbered from 0.
+DIVIDE = 1_000_000
 
 
 def sample_prompts(
@@ -140,6 +146,43 @@ def coarse_mask(key: Key[Array, ""], mask: Float[Array, "s s"], size: int) -> Fl
 def _shrink(mask: Float[Array, "s s"], size: int) -> Float[Array, "m m"]:
     window = mask.shape[0] // size
     return mask.reshape(size, window, size, window).mean(axis=(1, 3))
+
+
+def divide_objects(
+    keys: Key[Array, " b"], prompts: Prompts, masks: Float[Array, "b s s"], config: PromptConfig
+) -> tuple[Prompts, Float[Array, "b s s"]]:
+    """For some rows with points, a part of the object is clicked away: other prompts, and what is left of the mask.
+
+    Without this a negative click within an object is never seen, and does nothing. The line between the two clicks cuts
+    the object where nothing in the image says how far the unwanted part goes.
+
+    Args:
+      keys: a key for each row, as for `sample_prompts`.
+      prompts: from `sample_prompts`.
+      masks: true coverage in [0, 1].
+      config: the mix.
+    """
+    if not config.divided:
+        return prompts, masks
+    clicks = slice(2, 2 + config.max_points)
+
+    def divide(key, points, labels, mask):
+        chance_key, click_key = jax.random.split(jax.random.fold_in(key, DIVIDE))
+        wanted = points[2]
+        places = jnp.stack(jnp.meshgrid(*(jnp.arange(side) for side in mask.shape), indexing="xy"), axis=-1)
+        far = (mask > 0.5) & (jnp.linalg.norm(places - wanted, axis=-1) >= DIVIDED_APART * len(mask))
+        unwanted = sample_pixel(click_key, far)
+        nearer = ((places - wanted) ** 2).sum(axis=-1) < ((places - unwanted) ** 2).sum(axis=-1)
+        divided = (labels[2] == POSITIVE) & far.any() & jax.random.bernoulli(chance_key, config.divided)
+        pair = jnp.full(config.max_points, ABSENT).at[:2].set(jnp.array([POSITIVE, NEGATIVE]))
+        return (
+            jnp.where(divided, points.at[3].set(unwanted), points),
+            jnp.where(divided, labels.at[clicks].set(pair), labels),
+            jnp.where(divided, mask * nearer, mask),
+        )
+
+    points, labels, masks = jax.vmap(divide)(keys, prompts.points, prompts.labels, masks)
+    return dataclasses.replace(prompts, points=points, labels=labels), masks
 
 
 def correct_prompts(

@@ -18,7 +18,7 @@ from ..sam2 import SAM2
 from .config import OptimizerConfig, PromptConfig, TrainConfig
 from .losses import coarse_losses, mask_iou, refined_losses
 from .parts import Skeleton
-from .prompts import correct_prompts, sample_prompts
+from .prompts import correct_prompts, divide_objects, sample_prompts
 from .sharding import batch_sharding, replicated, weight_sharding
 
 __all__ = [
@@ -231,6 +231,7 @@ def make_train_step(
         truth = objects_of(batch)
         keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), state.step), len(truth))
         prompts = sample_prompts(keys, truth, config.prompts, mask_size=skeleton.config.mask_size)
+        prompts, truth = divide_objects(keys, prompts, truth, config.prompts)
         gradients_by = gradients_of if config.accumulate == 1 else accumulated
         scalars, gradients = gradients_by(state.params, frozen, (batch["image"], truth, prompts, keys))
         norm = optax.global_norm(gradients)

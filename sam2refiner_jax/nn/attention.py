@@ -40,9 +40,8 @@ def dot_product_attention(
       v: values.
       key_mask: False where a key must not be attended to; at least one key of each batch element must be True.
     """
-    return jax.lax.platform_dependent(
-        q, k, v, key_mask, cpu=blocked_attention, tpu=tpu_attention, cuda=cuda_attention, default=plain_attention
-    )
+    kernels = {"tpu": tpu_attention, "cuda": cuda_attention} if has_kernels(q.dtype) else {}
+    return jax.lax.platform_dependent(q, k, v, key_mask, cpu=blocked_attention, default=plain_attention, **kernels)
 
 
 def map_attention(
@@ -60,13 +59,18 @@ def map_attention(
     def by(attend, form=attend_in_windows):
         return functools.partial(form, attend, num_heads=num_heads, window=window, pool=pool)
 
+    kernels = {"tpu": by(tpu_attention, tpu_map_attention), "cuda": by(cuda_attention)}
     return jax.lax.platform_dependent(
         qkv,
         cpu=by(blocked_attention),
-        tpu=by(tpu_attention, tpu_map_attention),
-        cuda=by(cuda_attention),
         default=by(plain_attention),
+        **(kernels if has_kernels(qkv.dtype) else {}),
     )
+
+
+def has_kernels(dtype: DTypeLike) -> bool:
+    """Whether GPUs and TPUs may have kernels for the type; every platform that is named is traced, needed or not."""
+    return jnp.dtype(dtype).itemsize == 2
 
 
 def attend_in_windows(

@@ -5,7 +5,7 @@ import pytest
 
 from sam2refiner_jax.nn.prompt_encoder import ABSENT, BOX_END, BOX_START, NEGATIVE, NOT_A_POINT, POSITIVE
 from sam2refiner_jax.train.config import PromptConfig
-from sam2refiner_jax.train.prompts import correct_prompts, sample_pixel, sample_prompts
+from sam2refiner_jax.train.prompts import DIVIDED_APART, correct_prompts, divide_objects, sample_pixel, sample_prompts
 
 SIZE = 64
 
@@ -31,6 +31,14 @@ def sample(masks, seed=0, **fields):
     keys = jax.random.split(jax.random.key(seed), len(masks))
     prompts = sample_prompts(keys, jnp.asarray(masks), PromptConfig(**fields), mask_size=SIZE // 4)
     return jax.tree.map(np.asarray, prompts)
+
+
+def divide(masks, seed=0, **fields):
+    """Prompts and masks before and after."""
+    keys, config = jax.random.split(jax.random.key(seed), len(masks)), PromptConfig(**fields)
+    before = sample_prompts(keys, jnp.asarray(masks), config, mask_size=SIZE // 4)
+    after, left = divide_objects(keys, before, jnp.asarray(masks), config)
+    return jax.tree.map(np.asarray, (before, after, left))
 
 
 def only(kind: str) -> dict[str, float]:
@@ -148,3 +156,52 @@ def test_bad_mixes():
         PromptConfig(box=0.0, points=0.0, mask=0.0)
     with pytest.raises(ValueError, match="max_points must be at least 1, got 0"):
         PromptConfig(max_points=0)
+
+
+def test_a_negative_click_takes_the_part_nearer_to_it(masks):
+    """By hand: every pixel of the object goes to the nearer of the two clicks."""
+    y, x = np.mgrid[:SIZE, :SIZE]
+    unwanted = []
+    for seed in range(10):
+        before, after, left = divide(masks, seed, **only("box_and_points"), divided=1.0)
+        for i, (mask, part) in enumerate(zip(masks, left, strict=True)):
+            if i in (2, 4):  # too small, and nowhere covered by half: nothing to click away
+                np.testing.assert_array_equal(part, mask)
+                np.testing.assert_array_equal(after.labels[i], before.labels[i])
+                continue
+            (x1, y1), (x0, y0) = after.points[i, 2], after.points[i, 3]
+            np.testing.assert_array_equal(after.points[i, 2], before.points[i, 2])
+            assert mask[int(y0), int(x0)] == 1
+            assert np.hypot(x1 - x0, y1 - y0) >= DIVIDED_APART * SIZE
+            nearer = (x - x1) ** 2 + (y - y1) ** 2 < (x - x0) ** 2 + (y - y0) ** 2
+            np.testing.assert_array_equal(part, mask * nearer)
+            np.testing.assert_array_equal(after.labels[i, :2], before.labels[i, :2])
+            assert after.labels[i, 2:].tolist() == [POSITIVE, NEGATIVE, *[ABSENT] * 8, NOT_A_POINT]
+            unwanted.append((i, x0, y0))
+    assert len(set(unwanted)) > 0.9 * len(unwanted)
+
+
+def test_only_objects_with_points_are_divided(masks):
+    many = np.repeat(masks[:1], 400, axis=0)
+    before, after, left = divide(many, box=1.0, points=1.0, mask=1.0, box_and_points=1.0, divided=0.25)
+    has_points = (before.labels[:, 2] == POSITIVE).astype(bool)
+    divided = (left != many).any(axis=(1, 2))
+    assert not divided[~has_points].any()
+    assert 0.15 < divided[has_points].mean() < 0.35
+    np.testing.assert_array_equal(after.labels[~divided], before.labels[~divided])
+    np.testing.assert_array_equal(after.points[~divided], before.points[~divided])
+    _, after, left = divide(masks, divided=0.0)
+    np.testing.assert_array_equal(left, masks)
+    np.testing.assert_array_equal(after.points, sample(masks).points)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"divided": 1.5}, r"divided must be from 0 to 1, got 1\.5"),
+        ({"divided": 0.5, "max_points": 1}, "max_points must be at least 2 where objects are divided, got 1"),
+    ],
+)
+def test_impossible_division(fields, message):
+    with pytest.raises(ValueError, match=message):
+        PromptConfig(**fields)

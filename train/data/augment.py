@@ -1,6 +1,8 @@
-"""From a sample of any size to the model's square input: squeezed whole, or mirrored and jittered in scale."""
+"""From a sample of any size to the model's square input: squeezed, or mirrored and jittered in scale."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import cv2
@@ -29,15 +31,20 @@ class AugmentConfig:
       jitter: range of the scale of large-scale jitter: the image's longer side becomes this many times the input's
         side; what is larger than the input is cropped, what is smaller is padded. None squeezes images whole into the
         input, as the predictor does.
+      squeeze: share of images of which a random part, from half of each side to all of it, is squeezed into the input
+        instead: objects as the predictor sees those of wide and tall images.
       colour: how far brightness, contrast, saturation and each channel may change, as a share of what they are; 0
         leaves colours alone.
     """
 
     flip: bool = True
     jitter: tuple[float, float] | None = (0.1, 2.0)
+    squeeze: float = 0.0
     colour: float = 0.0
 
     def __post_init__(self):
+        if not 0 <= self.squeeze <= 1:
+            raise ValueError(f"squeeze must be from 0 to 1, got {self.squeeze}")
         if not 0 <= self.colour < 1:
             raise ValueError(f"colour must be at least 0 and less than 1, got {self.colour}")
         if self.jitter is not None and not 0 < self.jitter[0] <= self.jitter[1]:
@@ -99,7 +106,13 @@ def augment(sample: Sample, size: int, config: AugmentConfig, rng: np.random.Gen
     flip = config.flip and rng.random() < 0.5
     if flip:
         sample = {"image": cv2.flip(sample["image"], 1), "mask": np.fliplr(sample["mask"])}
-    result = (_jitter(sample, size, config.jitter, rng) if config.jitter else None) or squeeze(sample, size)
+    if config.squeeze and rng.random() < config.squeeze:
+        result = _cut(sample, size, _draw_part, rng)
+    elif config.jitter:
+        result = _cut(sample, size, functools.partial(_draw_window, scales=config.jitter), rng)
+    else:
+        result = None
+    result = result or squeeze(sample, size)
     if config.colour:
         result["image"] = change_colours(result["image"], config.colour, rng)
     return result
@@ -125,17 +138,15 @@ def resize(picture: UInt8[np.ndarray, "h w *c"], height: int, width: int) -> UIn
     return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR))
 
 
-def _jitter(sample: Sample, size: int, scales: tuple[float, float], rng: np.random.Generator) -> Sample | None:
-    """Large-scale jitter as HQ-SAM has it, or None if the object is lost in every attempt.
-
-    Source: https://github.com/SysCV/sam-hq, train/utils/dataloader.py, LargeScaleJitter. There, images are scaled and
-    then cropped; here, the part that will be seen is cut out before it is scaled.
-    """
+def _cut(
+    sample: Sample, size: int, draw: Callable[[int, int, int, np.random.Generator], Window], rng: np.random.Generator
+) -> Sample | None:
+    """The part of the sample in a window that `draw` draws, or None if the object is lost in every attempt."""
     first, *others = _objects(sample["mask"])
     height, width = first.shape
     enough = max(1.0, OBJECT_PIXELS * (size / 1024) ** 2)
     for _ in range(ATTEMPTS):
-        window = _draw_window(height, width, size, rng.uniform(*scales), rng)
+        window = draw(height, width, size, rng)
         mask = _paste(_part(first, window), size, 0)
         if np.count_nonzero(mask >= OBJECT) >= enough:
             cut = [_paste(_part(other, window), size, 0) for other in others]
@@ -145,9 +156,15 @@ def _jitter(sample: Sample, size: int, scales: tuple[float, float], rng: np.rand
     return None
 
 
-def _draw_window(height: int, width: int, size: int, scale: float, rng: np.random.Generator) -> Window:
-    """The window that fills the input with an image scaled so that its longer side is `scale` times the input's."""
-    zoom = scale * size / max(height, width)
+def _draw_window(
+    height: int, width: int, size: int, rng: np.random.Generator, *, scales: tuple[float, float]
+) -> Window:
+    """Large-scale jitter as HQ-SAM has it: the image's longer side becomes some multiple of the input's.
+
+    Source: https://github.com/SysCV/sam-hq, train/utils/dataloader.py, LargeScaleJitter. There, images are scaled and
+    then cropped; here, the part that will be seen is cut out before it is scaled.
+    """
+    zoom = rng.uniform(*scales) * size / max(height, width)
 
     def along(side: int) -> tuple[int, int, int]:
         if side * zoom <= size:
@@ -158,6 +175,13 @@ def _draw_window(height: int, width: int, size: int, scale: float, rng: np.rando
     y, part_height, new_height = along(height)
     x, part_width, new_width = along(width)
     return Window(y, x, part_height, part_width, new_height, new_width)
+
+
+def _draw_part(height: int, width: int, size: int, rng: np.random.Generator) -> Window:
+    """A window of at least half of the image's height and width, to fill the whole input."""
+    part_height, part_width = (max(1, round(side * rng.uniform(0.5, 1))) for side in (height, width))
+    y, x = int(rng.integers(0, height - part_height + 1)), int(rng.integers(0, width - part_width + 1))
+    return Window(y, x, part_height, part_width, size, size)
 
 
 def _part(picture: UInt8[np.ndarray, "h w *c"], window: Window) -> UInt8[np.ndarray, "..."]:

@@ -124,6 +124,41 @@ def test_a_jitter_that_keeps_the_object_is_found():
     assert sum(count != squeezed for count in shown) >= 24
 
 
+@pytest.mark.parametrize("shape", [(120, 200), (250, 90)])
+def test_squeezed_parts_fill_the_input(shape):
+    """Each side of the part is from half of the image's to all of it, at every place; the mask moves along."""
+    parts = []
+    for seed in range(200):
+        result = augment(ramps(*shape), SIZE, AugmentConfig(flip=False, squeeze=1.0), np.random.default_rng(seed))
+        x, y = (result["image"][..., axis].astype(float) for axis in (0, 1))
+        np.testing.assert_array_equal(result["image"][..., 2], 200)  # no padding anywhere
+        parts.append([y[0, 0], y[-1, 0], x[0, 0], x[0, -1]])
+        side = x + 2 * y - (shape[1] // 2 + shape[0])
+        certain = np.abs(side) > 8
+        np.testing.assert_array_equal(result["mask"][certain], np.where(side[certain] > 0, 255, 0))
+    parts = np.array(parts)
+    for (start, stop), length in zip((parts[:, :2].T, parts[:, 2:].T), shape, strict=True):
+        share = (stop - start + 1) / length
+        assert 0.48 < share.min() < 0.55
+        assert 0.95 < share.max() <= 1
+        assert start.min() <= 2
+        assert stop.max() >= length - 3
+    heights, widths = parts[:, 1] - parts[:, 0], parts[:, 3] - parts[:, 2]
+    assert abs(np.corrcoef(heights, widths)[0, 1]) < 0.3
+
+
+def test_a_share_of_the_images_is_squeezed():
+    """Of a square image, jitter keeps the proportions; the others are squeezed."""
+    results = [
+        augment(ramps(200, 200), SIZE, AugmentConfig(False, (0.5, 0.5), squeeze=0.3), np.random.default_rng(seed))
+        for seed in range(200)
+    ]
+    padded = np.mean([(result["image"][-1, -1] == 128).all() for result in results])
+    assert 0.6 < padded < 0.8
+    with pytest.raises(ValueError, match=r"squeeze must be from 0 to 1, got 1\.2"):
+        AugmentConfig(squeeze=1.2)
+
+
 def test_resizing_grayscale_that_shares_memory():
     gray = np.broadcast_to(np.arange(40, dtype=np.uint8)[:, None, None], (40, 30, 3))
     np.testing.assert_array_equal(resize(gray, 80, 60), resize(np.ascontiguousarray(gray), 80, 60))
