@@ -51,6 +51,7 @@ class DataConfig:
       jitter: range of the random scale, relative to the model's input (large-scale jitter); None squeezes every image
         whole into the input.
       squeeze: share of images of which a random part is squeezed into the input instead, its proportions ignored.
+      rotate: most degrees that an image is turned by, either way.
       colour: how far brightness, contrast, saturation and channels change at random, as a share of what they are.
       objects: masks of each image that are learned at once, each from prompts of its own, for one pass of the encoder.
         Sources that know of only one object in an image repeat it.
@@ -62,6 +63,7 @@ class DataConfig:
     flip: bool = True
     jitter: tuple[float, float] | None = (0.1, 2.0)
     squeeze: float = 0.0
+    rotate: float = 0.0
     colour: float = 0.0
     objects: int = 1
     workers: int = 0

@@ -185,7 +185,8 @@ def _training_batches(config: TrainConfig, image_size: int) -> tuple[Any, int]:
     if not config.data.sources:
         raise ValueError("data.sources must name at least one source of images, got none")
     sources = open_mixture(config.data.sources)
-    augment = AugmentConfig(config.data.flip, config.data.jitter, config.data.squeeze, config.data.colour)
+    data = config.data
+    augment = AugmentConfig(data.flip, data.jitter, data.squeeze, data.rotate, data.colour)
     batches = make_batches(
         sources,
         image_size=image_size,

@@ -80,9 +80,10 @@ NANO_GROWN = register_preset(
     dataclasses.replace(
         NANO_BASE,
         model=ModelConfig("sam2_nano", refiner=None, image_size=256, dtype="float32"),
-        data=dataclasses.replace(NANO_BASE.data, sources=("procedural:?size=320",), colour=0.25),
-        optimizer=dataclasses.replace(NANO_BASE.optimizer, learning_rate=4e-4, warmup_steps=50, ema=0.99),
-        steps=700,
+        data=dataclasses.replace(NANO_BASE.data, sources=("procedural:?size=320",), squeeze=0.7, colour=0.25),
+        prompts=dataclasses.replace(NANO_BASE.prompts, divided=0.3),
+        optimizer=dataclasses.replace(NANO_BASE.optimizer, learning_rate=6e-4, warmup_steps=100, ema=0.998),
+        steps=3000,
     ),
 )
 
@@ -98,11 +99,11 @@ register_preset(
         NANO_GROWN,
         model=ModelConfig("sam2_nano", refiner=NANO_REFINER, dtype="float32"),
         data=dataclasses.replace(NANO_GROWN.data, objects=2),
-        prompts=PromptConfig(box=3.0, points=1.5, mask=0.5, box_and_points=1.0),
+        prompts=PromptConfig(box=3.0, points=1.5, mask=0.5, box_and_points=1.0, divided=0.3),
         loss=LossConfig(),
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=50, ema=0.99),
         trainable=("refiner",),
-        steps=600,
+        steps=1000,
     ),
 )
 

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import skimage.data
 from PIL import Image
 from small import small_model
 
@@ -19,6 +20,20 @@ def checkpoint(tmp_path_factory):
     directory = tmp_path_factory.mktemp("model") / "small"
     save_model(small_model(), directory)
     return directory
+
+
+@pytest.fixture
+def rocket(tmp_path):
+    """The photo of the demo."""
+    path = tmp_path / "rocket.png"
+    Image.fromarray(skimage.data.rocket()).save(path)
+    return path
+
+
+def plain_nano(folder):
+    """A checkpoint of the small model in the package without its refiner, which makes one mask of three."""
+    save_model(load_model("nano").with_refiner(None), folder / "nano")
+    return folder / "nano"
 
 
 @pytest.fixture
@@ -46,22 +61,28 @@ def fails(capsys, *arguments) -> str:
     return lines[-1]
 
 
-def test_one_photo_from_clicks(checkpoint, photos, tmp_path):
+def test_one_photo_from_clicks(rocket, tmp_path):
+    """The small model in the package finds the rocket that is clicked on, and the files say what the predictor says."""
     out = tmp_path / "out"
-    run("segment", photos / "a.jpg", "--checkpoint", checkpoint, "--output", out, "--points", 30, 20, 1, 60, 40, 0)
-    assert sorted(p.name for p in out.iterdir()) == ["a.json", "a_object0.png", "a_overlay.png"]
+    clicks = [(*place, label) for place, label in zip(*PROMPTS["clicks"].values(), strict=True)]
+    points = [number for click in clicks for number in click]
+    run("segment", rocket, "--checkpoint", "nano", "--output", out, "--points", *points)
+    assert sorted(p.name for p in out.iterdir()) == ["rocket.json", "rocket_object0.png", "rocket_overlay.png"]
 
-    predictor = SAM2ImagePredictor(load_model(checkpoint))
-    predictor.set_image(read_photo(photos / "a.jpg"))
-    masks, ious, _ = predictor.predict(point_coords=[[30, 20], [60, 40]], point_labels=[1, 0], multimask_output=False)
-    np.testing.assert_array_equal(np.asarray(Image.open(out / "a_object0.png")), masks[0] * 255)
-    document = json.loads((out / "a.json").read_text())
-    assert (document["height"], document["width"]) == (60, 90)
+    predictor = SAM2ImagePredictor(load_model("nano"))
+    predictor.set_image(read_photo(rocket))
+    masks, ious, _ = predictor.predict(**PROMPTS["clicks"], multimask_output=False)
+    mask = np.asarray(Image.open(out / "rocket_object0.png"))
+    np.testing.assert_array_equal(mask, masks[0] * 255)
+    for x, y, label in clicks:
+        assert mask[int(y), int(x)] == 255 * label
+    document = json.loads((out / "rocket.json").read_text())
+    assert (document["height"], document["width"]) == (427, 640)
     entry = document["objects"][0]["masks"][0]
     assert entry["area"] == masks[0].sum()
     assert entry["predicted_iou"] == pytest.approx(float(ious[0]), abs=1e-6)
 
-    assert Image.open(out / "a_overlay.png").size == (90, 60)
+    assert Image.open(out / "rocket_overlay.png").size == (640, 427)
 
 
 def test_overlay_tints_the_mask_and_leaves_the_rest():
@@ -82,13 +103,19 @@ def test_overlay_tints_the_mask_and_leaves_the_rest():
     np.testing.assert_array_equal(overlay[18, 40], PALETTE[0])
 
 
-def test_boxes_are_objects_and_multimask_gives_three(checkpoint, photos, tmp_path):
+def test_boxes_are_objects_and_multimask_gives_three(rocket, tmp_path):
+    """The rocket and a tower beside it: each box's best mask is of what is in it."""
     out = tmp_path / "out"
-    boxes = (5, 5, 40, 40, 30, 10, 80, 50)
-    run("segment", photos / "a.jpg", "--checkpoint", checkpoint, "--output", out, "--boxes", *boxes, "--multimask")
-    names = {p.name for p in out.glob("*_mask?.png")}
-    assert names == {f"a_object{i}_mask{k}.png" for i in range(2) for k in range(3)}
-    assert [len(o["masks"]) for o in json.loads((out / "a.json").read_text())["objects"]] == [3, 3]
+    boxes = ((296, 124, 346, 408), (165, 120, 208, 380))
+    arguments = ("--boxes", *boxes[0], *boxes[1], "--multimask")
+    run("segment", rocket, "--checkpoint", plain_nano(tmp_path), "--output", out, *arguments)
+    assert {p.name for p in out.glob("*_mask?.png")} == {f"rocket_object{i}_mask{k}.png" for i in (0, 1) for k in range(3)}
+    objects = json.loads((out / "rocket.json").read_text())["objects"]
+    for (x0, y0, x1, y1), found in zip(boxes, objects, strict=True):
+        best = max(found["masks"], key=lambda entry: entry["predicted_iou"])
+        mask = np.asarray(Image.open(out / best["file"])) > 0
+        assert mask[y0:y1, x0:x1].sum() > 0.7 * mask.sum()
+        assert mask.sum() > 0.2 * (y1 - y0) * (x1 - x0)
 
 
 def test_a_mask_is_a_prompt(checkpoint, photos, tmp_path):

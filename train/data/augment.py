@@ -33,6 +33,7 @@ class AugmentConfig:
         input, as the predictor does.
       squeeze: share of images of which a random part, from half of each side to all of it, is squeezed into the input
         instead: objects as the predictor sees those of wide and tall images.
+      rotate: most degrees that an image is turned by, either way; what comes in at its edges is mirrored.
       colour: how far brightness, contrast, saturation and each channel may change, as a share of what they are; 0
         leaves colours alone.
     """
@@ -40,9 +41,12 @@ class AugmentConfig:
     flip: bool = True
     jitter: tuple[float, float] | None = (0.1, 2.0)
     squeeze: float = 0.0
+    rotate: float = 0.0
     colour: float = 0.0
 
     def __post_init__(self):
+        if not 0 <= self.rotate <= 180:
+            raise ValueError(f"rotate must be from 0 to 180 degrees, got {self.rotate}")
         if not 0 <= self.squeeze <= 1:
             raise ValueError(f"squeeze must be from 0 to 1, got {self.squeeze}")
         if not 0 <= self.colour < 1:
@@ -106,6 +110,8 @@ def augment(sample: Sample, size: int, config: AugmentConfig, rng: np.random.Gen
     flip = config.flip and rng.random() < 0.5
     if flip:
         sample = {"image": cv2.flip(sample["image"], 1), "mask": np.fliplr(sample["mask"])}
+    if config.rotate:
+        sample = _rotate(sample, rng.uniform(-config.rotate, config.rotate))
     if config.squeeze and rng.random() < config.squeeze:
         result = _cut(sample, size, _draw_part, rng)
     elif config.jitter:
@@ -116,6 +122,22 @@ def augment(sample: Sample, size: int, config: AugmentConfig, rng: np.random.Gen
     if config.colour:
         result["image"] = change_colours(result["image"], config.colour, rng)
     return result
+
+
+def _rotate(sample: Sample, degrees: float) -> Sample:
+    """The sample turned about its centre, in its own frame; the same sample if that would leave nothing of its object."""
+    image, masks = sample["image"], _objects(sample["mask"])
+    height, width = masks[0].shape
+    turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
+
+    def turned(picture):
+        return cv2.warpAffine(np.ascontiguousarray(picture), turn, (width, height), borderMode=cv2.BORDER_REFLECT_101)
+
+    first, *others = [turned(mask) for mask in masks]
+    if first.max() < OBJECT:
+        return sample
+    rest = [mask if mask.max() >= OBJECT else first for mask in others]
+    return {"image": turned(image), "mask": _like(sample["mask"], [first, *rest])}
 
 
 def change_colours(

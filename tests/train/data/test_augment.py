@@ -159,6 +159,38 @@ def test_a_share_of_the_images_is_squeezed():
         AugmentConfig(squeeze=1.2)
 
 
+def test_turned_images_are_turned_about_their_centre():
+    """Every pixel shows the place that the opposite turn leads to, mirrored at the edges; the mask moves along."""
+    sample, angles = ramps(90, 140), []
+    for seed in range(30):
+        config = AugmentConfig(flip=False, jitter=(1.0, 1.0), rotate=30.0)
+        result = augment(sample, 140, config, np.random.default_rng(seed))
+        image, mask = result["image"][:90].astype(float), result["mask"][:90]
+        angle = np.random.default_rng(seed).uniform(-30, 30)
+        angles.append(angle)
+        y, x = np.mgrid[:90, :140] - np.array([44.5, 69.5])[:, None, None]
+        cos, sin = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+        source_x, source_y = cos * x - sin * y + 69.5, sin * x + cos * y + 44.5
+        source_x, source_y = (n - 1 - abs(n - 1 - abs(at)) for n, at in ((140, source_x), (90, source_y)))
+        np.testing.assert_allclose(image[..., 0], source_x, atol=1.1)
+        np.testing.assert_allclose(image[..., 1], source_y, atol=1.1)
+        side = source_x + 2 * source_y - 160
+        certain = abs(side) > 5
+        np.testing.assert_array_equal(mask[certain], np.where(side[certain] > 0, 255, 0))
+    assert min(angles) < -20
+    assert max(angles) > 20
+
+
+def test_an_object_that_a_turn_would_lose_stays():
+    sample = {"image": np.full((60, 200, 3), 9, np.uint8), "mask": np.zeros((60, 200, 2), np.uint8)}
+    sample["mask"][:2, :2] = 255
+    for seed in range(20):
+        result = augment(sample, SIZE, AugmentConfig(jitter=None, rotate=90.0), np.random.default_rng(seed))
+        assert (result["mask"].max(axis=(0, 1)) >= 128).all()
+    with pytest.raises(ValueError, match="rotate must be from 0 to 180 degrees, got 200"):
+        AugmentConfig(rotate=200.0)
+
+
 def test_resizing_grayscale_that_shares_memory():
     gray = np.broadcast_to(np.arange(40, dtype=np.uint8)[:, None, None], (40, 30, 3))
     np.testing.assert_array_equal(resize(gray, 80, 60), resize(np.ascontiguousarray(gray), 80, 60))
