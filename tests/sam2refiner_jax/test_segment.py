@@ -109,7 +109,8 @@ def test_boxes_are_objects_and_multimask_gives_three(rocket, tmp_path):
     boxes = ((296, 124, 346, 408), (165, 120, 208, 380))
     arguments = ("--boxes", *boxes[0], *boxes[1], "--multimask")
     run("segment", rocket, "--checkpoint", plain_nano(tmp_path), "--output", out, *arguments)
-    assert {p.name for p in out.glob("*_mask?.png")} == {f"rocket_object{i}_mask{k}.png" for i in (0, 1) for k in range(3)}
+    names = {path.name for path in out.glob("*_mask?.png")}
+    assert names == {f"rocket_object{i}_mask{k}.png" for i in (0, 1) for k in range(3)}
     objects = json.loads((out / "rocket.json").read_text())["objects"]
     for (x0, y0, x1, y1), found in zip(boxes, objects, strict=True):
         best = max(found["masks"], key=lambda entry: entry["predicted_iou"])

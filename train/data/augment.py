@@ -125,7 +125,7 @@ def augment(sample: Sample, size: int, config: AugmentConfig, rng: np.random.Gen
 
 
 def _rotate(sample: Sample, degrees: float) -> Sample:
-    """The sample turned about its centre, in its own frame; the same sample if that would leave nothing of its object."""
+    """The sample turned about its centre, in its own frame; as it is if nothing of its object would be left."""
     image, masks = sample["image"], _objects(sample["mask"])
     height, width = masks[0].shape
     turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
