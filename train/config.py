@@ -53,6 +53,7 @@ class DataConfig:
       squeeze: share of images of which a random part is squeezed into the input instead, its proportions ignored.
       rotate: most degrees that an image is turned by, either way.
       colour: how far brightness, contrast, saturation and channels change at random, as a share of what they are.
+      paste: share of the images onto which an object of another is pasted.
       objects: masks of each image that are learned at once, each from prompts of its own, for one pass of the encoder.
         Sources that know of only one object in an image repeat it.
       workers: processes that read and augment images; 0 does it in threads of the training process.
@@ -65,6 +66,7 @@ class DataConfig:
     squeeze: float = 0.0
     rotate: float = 0.0
     colour: float = 0.0
+    paste: float = 0.0
     objects: int = 1
     workers: int = 0
 

@@ -184,8 +184,8 @@ def _training_batches(config: TrainConfig, image_size: int) -> tuple[Any, int]:
     """The endless iterator of this process's part of each batch, and the number of images."""
     if not config.data.sources:
         raise ValueError("data.sources must name at least one source of images, got none")
-    sources = open_mixture(config.data.sources)
     data = config.data
+    sources = open_mixture(data.sources)
     augment = AugmentConfig(data.flip, data.jitter, data.squeeze, data.rotate, data.colour)
     batches = make_batches(
         sources,
@@ -195,8 +195,9 @@ def _training_batches(config: TrainConfig, image_size: int) -> tuple[Any, int]:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         augment=augment,
-        objects=config.data.objects,
-        workers=config.data.workers,
+        objects=data.objects,
+        paste=data.paste,
+        workers=data.workers,
     )
     return batches, sum(len(source) for source, _ in sources)
 

@@ -11,6 +11,7 @@ from absl import flags
 from jaxtyping import UInt8
 
 from .augment import AugmentConfig, augment, squeeze
+from .paste import Pasted
 from .sources import Sample, Source
 
 __all__ = ["BatchIterator", "make_batches"]
@@ -29,6 +30,7 @@ def make_batches(
     process_count: int = 1,
     augment: AugmentConfig | None,
     objects: int = 1,
+    paste: float = 0.0,
     workers: int = 0,
 ) -> "BatchIterator":
     """This process's part of an endless stream of batches.
@@ -46,6 +48,7 @@ def make_batches(
       process_count: the processes that share each batch.
       augment: what happens to images at random; None squeezes them whole, and mirrors none.
       objects: masks of each image; those of sources that know of fewer are repeated.
+      paste: share of the samples onto which an object of another is pasted before they are augmented.
       workers: processes that read and augment; 0 does it in threads of this one.
 
     Raises:
@@ -63,18 +66,23 @@ def make_batches(
             f"batch_size must be a multiple of process_count, and process_index below it; "
             f"got {batch_size}, {process_count} and {process_index}"
         )
+    if not 0 <= paste <= 1:
+        raise ValueError(f"paste must be from 0 to 1, got {paste}")
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed must be from 0 to 2**32 - 1, got {seed}")
-    seeds = [int(word) for word in np.random.SeedSequence(seed).generate_state(len(sources) + 1)]
+    seeds = [int(word) for word in np.random.SeedSequence(seed).generate_state(len(sources) + 2)]
+    *seeds, augment_seed, paste_seed = seeds
     streams = [
         grain.MapDataset.source(source if objects == 1 else _Several(source, objects)).shuffle(seed=one).repeat()
-        for (source, _), one in zip(sources, seeds, strict=False)
+        for (source, _), one in zip(sources, seeds, strict=True)
     ]
     mixed = grain.MapDataset.mix(streams, [weight for _, weight in sources]) if sources[1:] else streams[0]
+    if paste:
+        mixed = Pasted(mixed, paste, paste_seed)
     if augment is None:
         samples = mixed.map(functools.partial(squeeze, size=image_size))
     else:
-        samples = mixed.random_map(_Augment(image_size, augment), seed=seeds[-1])
+        samples = mixed.random_map(_Augment(image_size, augment), seed=augment_seed)
     local = batch_size // process_count
     return BatchIterator(_Share(samples, local, process_index, process_count), local, workers)
 
