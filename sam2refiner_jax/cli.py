@@ -20,9 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Every command is a function found through the entry points of the group `sam2refiner_jax.commands`; its signature
     and docstring are its command line. A command's name is one word or two.
     """
-    # Importing and tracing make millions of objects that stay: looking for garbage among them takes a second.
-    gc.set_threshold(200_000, 20, 20)
-    atexit.register(gc.freeze)
+    if arguments is None:  # the process is the command's own
+        _collect_less_garbage()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     commands = {entry.name: entry for entry in importlib.metadata.entry_points(group=COMMANDS)}
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -70,6 +69,12 @@ def _use_compilation_cache() -> None:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(home / "sam2refiner_jax" / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def _collect_less_garbage() -> None:
+    """Importing and tracing make millions of objects that stay: looking for garbage among them takes a second."""
+    gc.set_threshold(200_000, 20, 20)
+    atexit.register(gc.freeze)
 
 
 def _fail(message: str) -> None:

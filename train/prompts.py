@@ -170,9 +170,10 @@ def divide_objects(
         chance_key, click_key = jax.random.split(jax.random.fold_in(key, DIVIDE))
         wanted = points[2]
         places = jnp.stack(jnp.meshgrid(*(jnp.arange(side) for side in mask.shape), indexing="xy"), axis=-1)
-        far = (mask > 0.5) & (jnp.linalg.norm(places - wanted, axis=-1) >= DIVIDED_APART * len(mask))
+        to_wanted = ((places - wanted) ** 2).sum(axis=-1)
+        far = (mask > 0.5) & (to_wanted >= (DIVIDED_APART * len(mask)) ** 2)
         unwanted = sample_pixel(click_key, far)
-        nearer = ((places - wanted) ** 2).sum(axis=-1) < ((places - unwanted) ** 2).sum(axis=-1)
+        nearer = to_wanted < ((places - unwanted) ** 2).sum(axis=-1)
         divided = (labels[2] == POSITIVE) & far.any() & jax.random.bernoulli(chance_key, config.divided)
         pair = jnp.full(config.max_points, ABSENT).at[:2].set(jnp.array([POSITIVE, NEGATIVE]))
         return (

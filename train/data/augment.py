@@ -13,7 +13,7 @@ from PIL import Image
 from .pictures import OBJECT
 from .sources import Sample
 
-__all__ = ["AugmentConfig", "augment", "change_colours", "resize", "squeeze"]
+__all__ = ["AugmentConfig", "augment", "change_colours", "masks_of", "put_together", "resize", "squeeze"]
 
 # What is beside an image that is smaller than the input, as in HQ-SAM.
 PADDING = 128
@@ -71,8 +71,8 @@ def squeeze(sample: Sample, size: int) -> Sample:
 
     An object too thin for the new pixels still has those that it touches.
     """
-    masks = [_squeeze_mask(mask, size) for mask in _objects(sample["mask"])]
-    return {"image": resize(sample["image"], size, size), "mask": _like(sample["mask"], masks)}
+    masks = [_squeeze_mask(mask, size) for mask in masks_of(sample["mask"])]
+    return {"image": resize(sample["image"], size, size), "mask": put_together(sample["mask"], masks)}
 
 
 def _squeeze_mask(mask: UInt8[np.ndarray, "h w"], size: int) -> UInt8[np.ndarray, "{size} {size}"]:
@@ -85,14 +85,19 @@ def _squeeze_mask(mask: UInt8[np.ndarray, "h w"], size: int) -> UInt8[np.ndarray
     return squeezed
 
 
-def _objects(mask: UInt8[np.ndarray, "h w *n"]) -> list[UInt8[np.ndarray, "h w"]]:
+def masks_of(mask: UInt8[np.ndarray, "h w *n"]) -> list[UInt8[np.ndarray, "h w"]]:
     """The mask of each object."""
     return [mask] if mask.ndim == 2 else [np.ascontiguousarray(mask[..., i]) for i in range(mask.shape[2])]
 
 
-def _like(mask: UInt8[np.ndarray, "h w *n"], masks: list[UInt8[np.ndarray, "h2 w2"]]) -> UInt8[np.ndarray, "h2 w2 *n"]:
-    """The masks of objects put together as those of `mask` are."""
-    return masks[0] if mask.ndim == 2 else np.stack(masks, axis=-1)
+def put_together(
+    mask: UInt8[np.ndarray, "h w *n"], masks: list[UInt8[np.ndarray, "h2 w2"]], enough: int | float = 0
+) -> UInt8[np.ndarray, "h2 w2 *n"]:
+    """The masks of objects put together as those of `mask` are; too small ones, the first instead."""
+    if mask.ndim == 2:
+        return masks[0]
+    kept = (each if np.count_nonzero(each >= OBJECT) >= enough else masks[0] for each in masks[1:])
+    return np.stack([masks[0], *kept], axis=-1)
 
 
 def augment(sample: Sample, size: int, config: AugmentConfig, rng: np.random.Generator) -> Sample:
@@ -126,7 +131,7 @@ def augment(sample: Sample, size: int, config: AugmentConfig, rng: np.random.Gen
 
 def _rotate(sample: Sample, degrees: float) -> Sample:
     """The sample turned about its centre, in its own frame; as it is if nothing of its object would be left."""
-    image, masks = sample["image"], _objects(sample["mask"])
+    image, masks = sample["image"], masks_of(sample["mask"])
     height, width = masks[0].shape
     turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
 
@@ -136,8 +141,7 @@ def _rotate(sample: Sample, degrees: float) -> Sample:
     first, *others = [turned(mask) for mask in masks]
     if first.max() < OBJECT:
         return sample
-    rest = [mask if mask.max() >= OBJECT else first for mask in others]
-    return {"image": turned(image), "mask": _like(sample["mask"], [first, *rest])}
+    return {"image": turned(image), "mask": put_together(sample["mask"], [first, *others], enough=1)}
 
 
 def change_colours(
@@ -164,7 +168,7 @@ def _cut(
     sample: Sample, size: int, draw: Callable[[int, int, int, np.random.Generator], Window], rng: np.random.Generator
 ) -> Sample | None:
     """The part of the sample in a window that `draw` draws, or None if the object is lost in every attempt."""
-    first, *others = _objects(sample["mask"])
+    first, *others = masks_of(sample["mask"])
     height, width = first.shape
     enough = max(1.0, OBJECT_PIXELS * (size / 1024) ** 2)
     for _ in range(ATTEMPTS):
@@ -172,9 +176,8 @@ def _cut(
         mask = _paste(_part(first, window), size, 0)
         if np.count_nonzero(mask >= OBJECT) >= enough:
             cut = [_paste(_part(other, window), size, 0) for other in others]
-            masks = [mask, *(c if np.count_nonzero(c >= OBJECT) >= enough else mask for c in cut)]
             image = _paste(_part(sample["image"], window), size, PADDING)
-            return {"image": image, "mask": _like(sample["mask"], masks)}
+            return {"image": image, "mask": put_together(sample["mask"], [mask, *cut], enough)}
     return None
 
 

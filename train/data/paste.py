@@ -5,10 +5,11 @@ import grain
 import numpy as np
 from jaxtyping import UInt8
 
+from .augment import masks_of, put_together
 from .pictures import OBJECT
 from .sources import Sample
 
-__all__ = ["Pasted", "paste"]
+__all__ = ["Paste", "paste"]
 
 # The longer side of what is pasted, as a share of the image's shorter one.
 SIZES = (0.25, 0.9)
@@ -18,33 +19,22 @@ ATTEMPTS = 4
 FEWEST_PIXELS = 64
 
 
-class Pasted(grain.MapDataset):
-    """A stream of samples, of which a share show an object of another of the stream as well, which then is the first.
-
-    What becomes of a sample depends on its number and the seed alone.
+class Paste:
+    """`paste` for `grain.MapDataset.random_map`: onto a share of the samples, objects of others of the same stream.
 
     Args:
-      parent: the stream.
+      stream: the samples that objects are taken from.
       share: of the samples that something is pasted onto, 0 to 1.
-      seed: of all that is random.
     """
 
-    def __init__(self, parent: grain.MapDataset, share: float, seed: int):
-        super().__init__(parent)
+    def __init__(self, stream: grain.MapDataset, share: float):
+        self._stream = stream
         self._share = share
-        self._seed = seed
 
-    def __len__(self) -> int:
-        return len(self._parent)
-
-    def __getitem__(self, index):
-        if isinstance(index, slice):
-            return self.slice(index)
-        sample = self._parent[index]
-        rng = np.random.default_rng((self._seed, int(index)))
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         if rng.random() < self._share:
             for _ in range(ATTEMPTS):
-                pasted = paste(sample, self._parent[int(rng.integers(len(self._parent)))], rng)
+                pasted = paste(sample, self._stream[int(rng.integers(len(self._stream)))], rng)
                 if pasted is not None:
                     return pasted
         return sample
@@ -56,8 +46,8 @@ def paste(sample: Sample, other: Sample, rng: np.random.Generator) -> Sample | N
     Its mask is the first of the result's; the others are the sample's own, less what is covered, the last of them left
     out. One of which too little is left gives way to the first. None if the object is too small to be cut out.
     """
-    image, masks = sample["image"], np.atleast_3d(sample["mask"])
-    piece, cover = _cut_out(other["image"], np.atleast_3d(other["mask"])[..., 0])
+    image = sample["image"]
+    piece, cover = _cut_out(other["image"], masks_of(other["mask"])[0])
     if np.count_nonzero(cover >= OBJECT) < FEWEST_PIXELS:
         return None
     if rng.random() < 0.5:
@@ -70,22 +60,20 @@ def paste(sample: Sample, other: Sample, rng: np.random.Generator) -> Sample | N
     if np.count_nonzero(cover >= OBJECT) < FEWEST_PIXELS:
         return None
     x, y = int(rng.integers(0, width - size[0] + 1)), int(rng.integers(0, height - size[1] + 1))
-    whole = np.zeros((height, width), np.uint8)
-    whole[y : y + size[1], x : x + size[0]] = cover
-    alpha = cover[..., None].astype(np.float32) / 255
     window = np.s_[y : y + size[1], x : x + size[0]]
-    result = image.copy()
-    result[window] = np.round(image[window] * (1 - alpha) + piece * alpha).astype(np.uint8)
-    kept = [_uncovered(masks[..., i], whole) for i in range(masks.shape[2] - 1)]
-    merged = [whole, *(mask if np.count_nonzero(mask >= OBJECT) >= FEWEST_PIXELS else whole for mask in kept)]
-    return {"image": result, "mask": whole if sample["mask"].ndim == 2 else np.stack(merged, axis=-1)}
+    alpha = cover.astype(np.float32) / 255
+    result, whole = image.copy(), np.zeros((height, width), np.uint8)
+    result[window] = cv2.blendLinear(np.ascontiguousarray(image[window]), piece, 1 - alpha, alpha)
+    whole[window] = cover
+    left = [_uncovered(mask, whole) for mask in masks_of(sample["mask"])[:-1]]
+    return {"image": result, "mask": put_together(sample["mask"], [whole, *left], FEWEST_PIXELS)}
 
 
 def _cut_out(
     image: UInt8[np.ndarray, "h w 3"], mask: UInt8[np.ndarray, "h w"]
 ) -> tuple[UInt8[np.ndarray, "h2 w2 3"], UInt8[np.ndarray, "h2 w2"]]:
     """The image and the mask in the mask's box."""
-    x, y, width, height = cv2.boundingRect(np.ascontiguousarray(mask))
+    x, y, width, height = cv2.boundingRect(mask)
     window = np.s_[y : y + height, x : x + width]
     return image[window], mask[window]
 

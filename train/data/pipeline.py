@@ -11,7 +11,7 @@ from absl import flags
 from jaxtyping import UInt8
 
 from .augment import AugmentConfig, augment, squeeze
-from .paste import Pasted
+from .paste import Paste
 from .sources import Sample, Source
 
 __all__ = ["BatchIterator", "make_batches"]
@@ -78,7 +78,7 @@ def make_batches(
     ]
     mixed = grain.MapDataset.mix(streams, [weight for _, weight in sources]) if sources[1:] else streams[0]
     if paste:
-        mixed = Pasted(mixed, paste, paste_seed)
+        mixed = mixed.random_map(Paste(mixed, paste), seed=paste_seed)
     if augment is None:
         samples = mixed.map(functools.partial(squeeze, size=image_size))
     else:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from sam2refiner_jax.train.data.augment import AugmentConfig
-from sam2refiner_jax.train.data.paste import SIZES, Pasted, paste
+from sam2refiner_jax.train.data.paste import SIZES, Paste, paste
 from sam2refiner_jax.train.data.pipeline import make_batches
 
 BLUE, RED = (10, 20, 200), (220, 30, 40)
@@ -87,14 +87,14 @@ class Scenes:
 
 def test_a_share_of_a_stream_is_pasted_on():
     stream = grain.MapDataset.source(Scenes()).repeat()
-    pasted = Pasted(stream, 0.4, seed=3)
+    pasted = stream.random_map(Paste(stream, 0.4), seed=3)
     samples = [pasted[i] for i in range(200)]
     changed = [len(np.unique(sample["image"])) > 1 for sample in samples]
     assert 0.25 < np.mean(changed) < 0.5  # one in twenty is pasted onto its like
     for i in (150, 7, 23):
-        np.testing.assert_array_equal(Pasted(stream, 0.4, seed=3)[i]["image"], samples[i]["image"])
+        np.testing.assert_array_equal(stream.random_map(Paste(stream, 0.4), seed=3)[i]["image"], samples[i]["image"])
     np.testing.assert_array_equal(pasted[10:20][3]["image"], samples[13]["image"])
-    other = [len(np.unique(Pasted(stream, 0.4, seed=4)[i]["image"])) > 1 for i in range(200)]
+    other = [len(np.unique(stream.random_map(Paste(stream, 0.4), seed=4)[i]["image"])) > 1 for i in range(200)]
     assert other != changed
 
 
