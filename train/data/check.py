@@ -14,6 +14,7 @@ from tyro.conf import Positional
 
 from .hqseg44k import TRAINING_SETS, VALIDATION_SETS
 from .pictures import OBJECT, EmptyMaskError
+from .regions import MAP_FOLDERS
 from .sources import Source, find_source
 
 __all__ = ["check", "recognise"]
@@ -72,7 +73,7 @@ def recognise(data: str) -> list[str]:
     validation = [name for name, part in VALIDATION_SETS.items() if (folder / part.images).is_dir()]
     if release or validation:
         return [f"hqseg44k:{data}"] * bool(release) + [f"hqsam-val:{data}?set={name}" for name in validation]
-    if (folder / "images").is_dir() and (folder / "regions").is_dir():
+    if (folder / "images").is_dir() and any((folder / name).is_dir() for name in MAP_FOLDERS):
         return [f"regions:{data}"]
     if (folder / "JPEGImages").is_dir():
         found = [name for name in ("480p", "Full-Resolution") if (folder / "JPEGImages" / name).is_dir()]

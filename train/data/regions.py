@@ -1,16 +1,22 @@
 """Region maps: every region that an annotator drew in an image is an object, as in BSDS500."""
 
+import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import scipy.io
+from jaxtyping import Integer
 
 from .folders import pictures_in, require_folder
 from .pictures import decode_photo, make_sample, read_bytes, read_numbers
 from .sources import Sample, register_source
 
-__all__ = ["Region", "RegionSource"]
+__all__ = ["MAP_FOLDERS", "Region", "RegionSource"]
+
+# The folders that may hold the maps, and how their files' names go on after that of the image.
+MAP_FOLDERS = {"regions": "_ANNOTATOR.png", "groundTruth": ".mat"}
 
 
 class Region(NamedTuple):
@@ -19,11 +25,13 @@ class Region(NamedTuple):
     Attributes:
       image: the file of the image.
       regions: the file of the annotator's map, in which each pixel has the number of its region.
+      place: the map's among those in the file.
       number: the region's.
     """
 
     image: str
     regions: str
+    place: int
     number: int
 
 
@@ -31,10 +39,11 @@ class Region(NamedTuple):
 class RegionSource:
     """One sample for each region of each annotator; number 0 is no region.
 
-    Images are `images/SPLIT/ID.jpg`, maps `regions/SPLIT/ID_ANNOTATOR.png`, 8 or 16 bit. All maps are read once, now.
+    Images are `images/SPLIT/ID.jpg`, maps `regions/SPLIT/ID_ANNOTATOR.png`, 8 or 16 bit, or, as in the `data` folder of
+    the BSDS500 release, `groundTruth/SPLIT/ID.mat` with those of all annotators. All maps are read once, now.
 
     Args:
-      location: the folder that holds `images` and `regions`.
+      location: the folder that holds `images` and `regions` or `groundTruth`.
       split: the subfolder to take; all by default.
       min_area: the smallest region taken, as a share of the image.
       max_area: the largest.
@@ -57,14 +66,14 @@ class RegionSource:
         if not 0 <= min_area < max_area <= 1:
             raise ValueError(f"min_area and max_area must be shares in order, got {min_area} and {max_area}")
         folder = require_folder(location)
-        for name in ("images", "regions"):
-            if not (folder / name).is_dir():
-                raise ValueError(f"{folder} must hold the subfolders images and regions; there is no {folder / name}")
+        kind = next((name for name in MAP_FOLDERS if (folder / name).is_dir()), None)
+        if kind is None or not (folder / "images").is_dir():
+            raise ValueError(f"{folder} must hold the subfolders images and either of {' and '.join(MAP_FOLDERS)}")
         splits = (split,) if split else sorted(path.name for path in (folder / "images").iterdir() if path.is_dir())
         self.area_range = (min_area, max_area)
         problems: list[str] = []
         regions: list[Region] = []
-        maps = [files for name in splits for files in _maps_of(folder, name, problems)]
+        maps = [files for name in splits for files in _maps_of(folder, kind, name, problems)]
         with ThreadPoolExecutor() as threads:
             for found in threads.map(self._regions_of, maps):
                 if isinstance(found, str):
@@ -73,21 +82,24 @@ class RegionSource:
                     regions.extend(found)
         self.regions = tuple(regions[::every])
         # Of each map, all numbers that are taken.
-        self.numbers: dict[str, list[int]] = {}
+        self.numbers: dict[tuple[str, int], list[int]] = {}
         for region in regions:
-            self.numbers.setdefault(region.regions, []).append(region.number)
+            self.numbers.setdefault((region.regions, region.place), []).append(region.number)
         self.problems = tuple(problems)
 
     def _regions_of(self, files: tuple[Path, Path]) -> list[Region] | str:
-        """The regions of a map that are large enough and not too large, or what is wrong with it."""
+        """The regions of a file's maps that are large enough and not too large, or what is wrong with the file."""
         image, path = files
+        low, high = self.area_range
+        regions: list[Region] = []
         try:
-            numbers = read_numbers(path)
+            for place, numbers in enumerate(_read_maps(path)):
+                shares = np.bincount(numbers.ravel()) / numbers.size
+                taken = [number for number in range(1, len(shares)) if low <= shares[number] <= high]
+                regions.extend(Region(str(image), str(path), place, number) for number in taken)
         except ValueError as error:
             return str(error)
-        shares = np.bincount(numbers.ravel()) / numbers.size
-        low, high = self.area_range
-        return [Region(str(image), str(path), n) for n in range(1, len(shares)) if low <= shares[n] <= high]
+        return regions
 
     def __len__(self) -> int:
         return len(self.regions)
@@ -100,8 +112,8 @@ class RegionSource:
     def several(self, index: int, count: int) -> Sample:
         """The sample with other regions of the same annotator."""
         region = self.regions[index]
-        numbers = read_numbers(region.regions)
-        others = [number for number in self.numbers[region.regions] if number != region.number]
+        numbers = _read_maps(Path(region.regions))[region.place]
+        others = [number for number in self.numbers[region.regions, region.place] if number != region.number]
         chosen = [region.number, *np.random.default_rng(index).permutation(others)[: count - 1]]
         masks = [np.where(numbers == number, np.uint8(255), np.uint8(0)) for number in chosen]
         sample = make_sample(
@@ -112,17 +124,34 @@ class RegionSource:
     def name_of(self, index: int) -> str:
         region = self.regions[index]
         path = Path(region.regions)
-        return f"{path.parent.name}/{path.stem} region {region.number}"
+        annotator = f"_{region.place}" if path.suffix == ".mat" else ""
+        return f"{path.parent.name}/{path.stem}{annotator} region {region.number}"
 
 
-def _maps_of(folder: Path, split: str, problems: list[str]) -> list[tuple[Path, Path]]:
-    """The images of a split, each with each of its maps; adds to the problems what is without the other."""
-    images, regions = require_folder(folder / "images" / split), folder / "regions" / split
+def _maps_of(folder: Path, kind: str, split: str, problems: list[str]) -> list[tuple[Path, Path]]:
+    """The images of a split, each with each file of its maps; adds to the problems what is without the other."""
+    images, regions = require_folder(folder / "images" / split), folder / kind / split
     image_of = {path.stem: path for path in pictures_in(images)}
-    maps = [(path.stem.rpartition("_")[0], path) for path in (pictures_in(regions) if regions.is_dir() else ())]
+    if kind == "regions":
+        files = pictures_in(regions) if regions.is_dir() else ()
+        maps = [(path.stem.rpartition("_")[0], path) for path in files]
+    else:
+        maps = [(path.stem, path) for path in sorted(regions.glob("*.mat"))]
     annotated = {stem for stem, _ in maps}
     for stem, path in image_of.items():
         if stem not in annotated:
-            problems.append(f"{path} has no region map: expected {regions / stem}_ANNOTATOR.png")
+            problems.append(f"{path} has no region map: expected {regions / stem}{MAP_FOLDERS[kind]}")
     problems.extend(f"{path} has no image: expected {images / stem}.jpg" for stem, path in maps if stem not in image_of)
     return [(image_of[stem], path) for stem, path in maps if stem in image_of]
+
+
+def _read_maps(path: Path) -> list[Integer[np.ndarray, "h w"]]:
+    """The maps in a picture, which is one, or in a MATLAB file of the BSDS500 release; a ValueError names the file."""
+    if path.suffix != ".mat":
+        return [read_numbers(path)]
+    data = read_bytes(path)
+    try:
+        annotators = scipy.io.loadmat(io.BytesIO(data))["groundTruth"].ravel()
+        return [annotator["Segmentation"][0, 0] for annotator in annotators]
+    except Exception as error:  # of a broken file, loadmat raises nearly anything
+        raise ValueError(f"{path} is not a file of BSDS500's region maps: {error}") from error

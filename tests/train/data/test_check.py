@@ -76,6 +76,7 @@ def test_a_part_of_hqseg44k_says_what_is_missing(tmp_path, write_pair, capsys):
     [
         (["images", "masks"], ["folder:DIR"]),
         (["images", "regions"], ["regions:DIR"]),
+        (["images", "groundTruth"], ["regions:DIR"]),
         (["JPEGImages/480p/bear", "Annotations/480p/bear"], ["davis:DIR?resolution=480p"]),
         (["JPEGImages/bear", "Annotations/bear"], ["davis:DIR?resolution="]),
         (["DIS5K/DIS-TR/im"], ["hqseg44k:DIR"]),

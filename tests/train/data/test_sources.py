@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 from PIL import Image
 
 from sam2refiner_jax.train.data.hqseg44k import TRAINING_SETS, VALIDATION_SETS
@@ -176,7 +177,45 @@ def test_regions(tmp_path, write_pair):
     with pytest.raises(ValueError, match="images/val', which is none"):
         open_source(f"regions:{tmp_path}?split=val")
     shutil.rmtree(tmp_path / "regions")
-    with pytest.raises(ValueError, match="must hold the subfolders images and regions"):
+    with pytest.raises(ValueError, match="must hold the subfolders images and either of regions and groundTruth"):
+        open_source(f"regions:{tmp_path}")
+
+
+def test_regions_of_the_bsds500_release(tmp_path, write_pair):
+    write_pair(
+        tmp_path / "images" / "train" / "12.jpg", tmp_path / "unused.png", seed=0, height=50, width=80
+    )
+    maps = np.random.default_rng(0).integers(1, 4, (2, 5, 8), np.uint16).repeat(10, 1).repeat(10, 2)
+    pictures, release = tmp_path / "regions" / "train", tmp_path / "groundTruth" / "train"
+    pictures.mkdir(parents=True)
+    for annotator, numbers in enumerate(maps):
+        Image.fromarray(numbers).save(pictures / f"12_{annotator}.png")
+    expected = open_source(f"regions:{tmp_path}")
+    wanted = [(expected.name_of(i), expected.several(i, 3)) for i in range(len(expected))]
+    assert len({name for name, _ in wanted}) == 6
+    shutil.rmtree(tmp_path / "regions")
+
+    # The release's files: a row of cells, each a structure with the annotator's regions and boundaries.
+    release.mkdir(parents=True)
+    cells = np.empty((1, 2), object)
+    for annotator, numbers in enumerate(maps):
+        cells[0, annotator] = {"Segmentation": numbers, "Boundaries": np.zeros((50, 80), np.uint8)}
+    scipy.io.savemat(release / "12.mat", {"groundTruth": cells})
+    source = open_source(f"regions:{tmp_path}")
+    assert [source.name_of(i) for i in range(len(source))] == [name for name, _ in wanted]
+    for index, (_, sample) in enumerate(wanted):
+        for key in ("image", "mask"):
+            np.testing.assert_array_equal(source.several(index, 3)[key], sample[key])
+
+    for broken in (b"", b"no MATLAB file", (release / "12.mat").read_bytes()[:200]):
+        (release / "12.mat").write_bytes(broken)
+        with pytest.raises(ValueError, match=r"12.mat is not a file of BSDS500's region maps"):
+            open_source(f"regions:{tmp_path}")
+    scipy.io.savemat(release / "12.mat", {"other": maps})
+    with pytest.raises(ValueError, match=r"12.mat is not a file of BSDS500's region maps"):
+        open_source(f"regions:{tmp_path}")
+    (release / "12.mat").unlink()
+    with pytest.raises(ValueError, match=r"12.jpg has no region map: expected .*groundTruth/train/12.mat"):
         open_source(f"regions:{tmp_path}")
 
 
