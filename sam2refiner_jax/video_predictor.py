@@ -1,6 +1,5 @@
 """SAM2VideoPredictor: objects through videos, with the interface of the official package 1.1.0."""
 
-import itertools
 import os
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any
@@ -183,7 +182,7 @@ class SAM2VideoPredictor:
           ValueError: on a frame that is not there, or prompts that cannot be meant.
         """
         state = inference_state
-        self._check_frame(state, frame_idx)
+        state.check_frame(frame_idx)
         history = state.objects.get(obj_id, ObjectHistory())
         old = None if clear_old_points else history.points.get(frame_idx)
         coords, kinds = self._read_points(state, points, labels, box, clear_old_points, normalize_coords)
@@ -231,7 +230,7 @@ class SAM2VideoPredictor:
           ValueError: on a frame that is not there, or a mask that is none.
         """
         state = inference_state
-        self._check_frame(state, frame_idx)
+        state.check_frame(frame_idx)
         resized = _resize_mask(mask, self.model.config.image_size)
         history = state.objects.get(obj_id, ObjectHistory())
         is_first = frame_idx not in history.directions
@@ -272,7 +271,7 @@ class SAM2VideoPredictor:
         """
         state = inference_state
         self._finish_prompts(state)
-        order = self._processing_order(state, start_frame_idx, max_frame_num_to_track, reverse)
+        order = state.processing_order(start_frame_idx, max_frame_num_to_track, reverse)
         ids, objects = state.obj_ids, list(state.objects.values())
         rows = bucket(len(objects))
         bank, origins = None, jax.device_put(self._origins(objects, rows, reverse))
@@ -293,7 +292,7 @@ class SAM2VideoPredictor:
             for history in objects:
                 history.directions[frame_idx] = reverse
                 if self.clear_non_cond_mem_around_input and frame_idx in history.prompted:
-                    self._forget_around(history, frame_idx)
+                    history.forget_around(frame_idx, self.model.config.num_maskmem)
             state.last_frame = frame_idx
             yield frame_idx, ids, self._to_video_size(state, [o.on(frame_idx) for o in objects])
 
@@ -311,7 +310,7 @@ class SAM2VideoPredictor:
         state = inference_state
         if obj_id not in state.objects:
             raise ValueError(f"obj_id must be one of {state.obj_ids}, got {obj_id!r}")
-        self._check_frame(state, frame_idx)
+        state.check_frame(frame_idx)
         history = state.objects[obj_id]
         for prompts in (history.points, history.masks, history.new_prompted, history.new_tracked):
             prompts.pop(frame_idx, None)
@@ -353,14 +352,6 @@ class SAM2VideoPredictor:
         """Forgets all objects, prompts and results; the video stays open."""
         inference_state.objects.clear()
         inference_state.last_frame = None
-
-    def _check_frame(self, state: InferenceState, frame_idx: int) -> None:
-        indices = state.frames.indices()
-        if frame_idx not in indices:
-            raise ValueError(
-                f"frame_idx must be in [{indices.start}, {indices.stop - 1}], the frames that can be read; "
-                f"got {frame_idx}"
-            )
 
     def _read_points(
         self, state: InferenceState, points, labels, box, clear_old_points: bool, normalize_coords: bool
@@ -457,7 +448,7 @@ class SAM2VideoPredictor:
                     memory = _encode_prompted(self.model, self._features(state, frame), found)
                     result.memory = np.array(memory[0].astype(self.memory_dtype))
                     if self.clear_non_cond_mem_around_input:
-                        self._forget_around(history, frame)
+                        history.forget_around(frame, self.model.config.num_maskmem)
                     results[frame] = news.pop(frame)
         for obj_id, history in state.objects.items():
             if not history.prompted:
@@ -467,52 +458,8 @@ class SAM2VideoPredictor:
             for frame in history.prompted:
                 history.tracked.pop(frame, None)
 
-    def _processing_order(
-        self, state: InferenceState, start: int | None, count: int | None, reverse: bool
-    ) -> Iterable[int]:
-        if count is not None and count < 0:
-            raise ValueError(f"max_frame_num_to_track must not be negative, got {count}")
-        is_live = state.num_frames is None
-        if is_live and reverse:
-            raise ValueError("reverse must be False where frames come from an iterator")
-        if start is None:
-            start = min(frame for o in state.objects.values() for frame in o.prompted)
-            if is_live and state.last_frame is not None:
-                start = state.last_frame + 1
-        readable = state.frames.indices()
-        if not readable.start <= start < readable.stop + is_live:
-            raise ValueError(
-                f"start_frame_idx must be in [{readable.start}, {readable.stop - 1 + is_live}], got {start}"
-            )
-        if reverse:
-            # Nothing to do from frame 0, whose result is a prompt's; as officially.
-            end = max(start - count, 0) if count is not None else 0
-            return range(start, end - 1, -1) if start > 0 else ()
-        if is_live:
-            return itertools.count(start) if count is None else range(start, start + count + 1)
-        end = readable.stop - 1 if count is None else min(start + count, readable.stop - 1)
-        return range(start, end + 1)
-
-    def _forget_around(self, history: ObjectHistory, frame: int) -> None:
-        reach = self.model.config.num_maskmem
-        for near in range(frame - reach, frame + reach + 1):
-            history.tracked.pop(near, None)
-
     def _masks_on(self, state: InferenceState, frame: int, prompted: bool | None = None) -> Masks:
-        """The masks of all objects on a frame, those of new prompts included.
-
-        Args:
-          state: the state.
-          frame: the frame's index.
-          prompted: whether new prompts are those that start objects, or those that correct them; by default the former
-            if there are any.
-        """
-        objects = list(state.objects.values())
-        if prompted is None:
-            prompted = any(frame in o.new_prompted for o in objects)
-        news = [o.new_prompted if prompted else o.new_tracked for o in objects]
-        results = [new.get(frame) or o.on(frame) for new, o in zip(news, objects, strict=True)]
-        return self._to_video_size(state, results)
+        return self._to_video_size(state, state.results_on(frame, prompted))
 
     def _to_video_size(self, state: InferenceState, results: Sequence[ObjectOnFrame | None]) -> Masks:
         size = state.video_height, state.video_width

@@ -1,7 +1,8 @@
 """What a video predictor keeps of a clip between calls, in host memory."""
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -86,6 +87,11 @@ class ObjectHistory:
             del self.tracked[oldest]
             self.directions.pop(oldest, None)
 
+    def forget_around(self, frame: int, reach: int) -> None:
+        """Forgets what was tracked on the frame and on up to `reach` frames before and after it."""
+        for near in range(frame - reach, frame + reach + 1):
+            self.tracked.pop(near, None)
+
 
 @dataclasses.dataclass
 class InferenceState:
@@ -127,6 +133,63 @@ class InferenceState:
 
     def __getitem__(self, name: str) -> Any:
         return getattr(self, name)
+
+    def check_frame(self, frame_idx: int) -> None:
+        """Raises a ValueError if the frame cannot be read, now or at all."""
+        indices = self.frames.indices()
+        if frame_idx not in indices:
+            raise ValueError(
+                f"frame_idx must be in [{indices.start}, {indices.stop - 1}], the frames that can be read; "
+                f"got {frame_idx}"
+            )
+
+    def results_on(self, frame: int, prompted: bool | None = None) -> list[ObjectOnFrame | None]:
+        """What is known of each object on a frame, results of new prompts included.
+
+        Args:
+          frame: the frame's index.
+          prompted: whether new prompts are those that start objects, or those that correct them; by default the former
+            if there are any.
+        """
+        objects = list(self.objects.values())
+        if prompted is None:
+            prompted = any(frame in o.new_prompted for o in objects)
+        news = [o.new_prompted if prompted else o.new_tracked for o in objects]
+        return [new.get(frame) or o.on(frame) for new, o in zip(news, objects, strict=True)]
+
+    def processing_order(self, start: int | None, count: int | None, reverse: bool) -> Iterable[int]:
+        """The frames that a propagation goes through.
+
+        Args:
+          start: the first; by default the earliest with prompts or, of a stream that was propagated, the next one.
+          count: how many come after it; by default all.
+          reverse: go backwards.
+
+        Raises:
+          ValueError: if the start is not there, the count is negative, or a stream is to go backwards.
+        """
+        if count is not None and count < 0:
+            raise ValueError(f"max_frame_num_to_track must not be negative, got {count}")
+        is_live = self.num_frames is None
+        if is_live and reverse:
+            raise ValueError("reverse must be False where frames come from an iterator")
+        if start is None:
+            start = min(frame for o in self.objects.values() for frame in o.prompted)
+            if is_live and self.last_frame is not None:
+                start = self.last_frame + 1
+        readable = self.frames.indices()
+        if not readable.start <= start < readable.stop + is_live:
+            raise ValueError(
+                f"start_frame_idx must be in [{readable.start}, {readable.stop - 1 + is_live}], got {start}"
+            )
+        if reverse:
+            # Nothing to do from frame 0, whose result is a prompt's; as officially.
+            end = max(start - count, 0) if count is not None else 0
+            return range(start, end - 1, -1) if start > 0 else ()
+        if is_live:
+            return itertools.count(start) if count is None else range(start, start + count + 1)
+        end = readable.stop - 1 if count is None else min(start + count, readable.stop - 1)
+        return range(start, end + 1)
 
 
 def assemble_bank(

@@ -182,9 +182,7 @@ def test_regions(tmp_path, write_pair):
 
 
 def test_regions_of_the_bsds500_release(tmp_path, write_pair):
-    write_pair(
-        tmp_path / "images" / "train" / "12.jpg", tmp_path / "unused.png", seed=0, height=50, width=80
-    )
+    write_pair(tmp_path / "images" / "train" / "12.jpg", tmp_path / "unused.png", seed=0, height=50, width=80)
     maps = np.random.default_rng(0).integers(1, 4, (2, 5, 8), np.uint16).repeat(10, 1).repeat(10, 2)
     pictures, release = tmp_path / "regions" / "train", tmp_path / "groundTruth" / "train"
     pictures.mkdir(parents=True)
