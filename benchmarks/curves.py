@@ -22,13 +22,14 @@ def main(runs: Positional[tuple[Path, ...]], output: Path = Path("out/curves.png
       runs: The folders of the runs.
       output: The picture.
     """
-    figure, axes = plt.subplots(2, len(runs), figsize=(4 * len(runs), 5), squeeze=False, sharex="col")
+    figure, axes = plt.subplots(2, len(runs), figsize=(2.6 * len(runs), 5), squeeze=False, sharex="col")
     for (loss_axis, score_axis), run in zip(axes.T, runs, strict=True):
         lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
         steps, losses = np.array([(line["step"], line["loss"]) for line in lines if "loss" in line]).T
         loss_axis.plot(steps, losses, alpha=0.3)
-        means = np.convolve(losses, np.ones(SMOOTH) / SMOOTH, "valid")
-        loss_axis.plot(steps[SMOOTH - 1 :] - (steps[1] - steps[0]) * (SMOOTH - 1) / 2, means, color="C0")
+        if len(losses) > SMOOTH:
+            means = np.convolve(losses, np.ones(SMOOTH) / SMOOTH, "valid")
+            loss_axis.plot(steps[SMOOTH - 1 :] - (steps[1] - steps[0]) * (SMOOTH - 1) / 2, means, color="C0")
         loss_axis.set(title=run.name, ylabel="loss", ylim=(0, 1.1 * np.percentile(losses, 98)))
         for name in ("coarse", "refined"):
             scores = [(line["step"], line[f"eval/{name}_iou"]) for line in lines if f"eval/{name}_iou" in line]

@@ -170,7 +170,7 @@ register_preset(
     SAM2Config(
         name="sam2_nano",
         trunk=HieraConfig(embed_dim=32, stages=(1, 2, 6, 2), global_att_blocks=(4, 6, 8), window_spec=(8, 4, 8, 8)),
-        image_size=256,
+        image_size=384,
         hidden_dim=128,
         memory_dim=32,
         mlp_dim=512,

@@ -60,7 +60,7 @@ BASE_LOSS = LossConfig(final=0.0, auxiliary=0.0, coarse=1.0, iou=1.0, object_sco
 # Eight images with four objects each: the encoder, most of a step's time, runs once for the four.
 NANO_BASE = register_preset(
     "nano_base",
-    "a small SAM 2 from scratch, at half its input size, on procedural images and what real ones are given",
+    "a small SAM 2 from scratch, at a third of its input size, on procedural images and what real ones are given",
     TrainConfig(
         model=ModelConfig("sam2_nano", refiner=None, image_size=128, dtype="float32"),
         data=DataConfig(sources=("procedural:?size=160",), jitter=(0.8, 1.6), objects=4, workers=1),
@@ -76,7 +76,7 @@ NANO_BASE = register_preset(
 
 NANO_GROWN = register_preset(
     "nano_grown",
-    "the small SAM 2 at its full input size: give --model.checkpoint",
+    "the same at two thirds of its input size, or with --model.image-size 384 at all of it: give --model.checkpoint",
     dataclasses.replace(
         NANO_BASE,
         model=ModelConfig("sam2_nano", refiner=None, image_size=256, dtype="float32"),
