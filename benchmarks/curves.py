@@ -27,7 +27,7 @@ def main(runs: Positional[tuple[Path, ...]], output: Path = Path("out/curves.png
         lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
         steps, losses = np.array([(line["step"], line["loss"]) for line in lines if "loss" in line]).T
         loss_axis.plot(steps, losses, alpha=0.3)
-        if len(losses) > SMOOTH:
+        if len(losses) >= SMOOTH:
             means = np.convolve(losses, np.ones(SMOOTH) / SMOOTH, "valid")
             loss_axis.plot(steps[SMOOTH - 1 :] - (steps[1] - steps[0]) * (SMOOTH - 1) / 2, means, color="C0")
         loss_axis.set(title=run.name, ylabel="loss", ylim=(0, 1.1 * np.percentile(losses, 98)))

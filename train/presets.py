@@ -76,7 +76,7 @@ NANO_BASE = register_preset(
 
 NANO_GROWN = register_preset(
     "nano_grown",
-    "the same at two thirds of its input size, or with --model.image-size 384 at all of it: give --model.checkpoint",
+    "the small SAM 2 at two thirds of its input size, or with --model.image-size 384 at all: give --model.checkpoint",
     dataclasses.replace(
         NANO_BASE,
         model=ModelConfig("sam2_nano", refiner=None, image_size=256, dtype="float32"),
