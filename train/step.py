@@ -234,9 +234,9 @@ def make_train_step(
         prompts, truth = divide_objects(keys, prompts, truth, config.prompts)
         gradients_by = gradients_of if config.accumulate == 1 else accumulated
         scalars, gradients = gradients_by(state.params, frozen, (batch["image"], truth, prompts, keys))
-        norm = optax.global_norm(gradients)
+        norm = optax.tree.norm(gradients)
         updates, moments = optimizer.update(gradients, state.moments, state.params)
-        finite = jnp.isfinite(scalars["loss"]) & jnp.isfinite(norm) & jnp.isfinite(optax.global_norm(updates))
+        finite = jnp.isfinite(scalars["loss"]) & jnp.isfinite(norm) & jnp.isfinite(optax.tree.norm(updates))
         good = finite & (state.broken < 0)
         params = optax.apply_updates(state.params, updates)
         average = state.average

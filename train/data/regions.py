@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.io
-from jaxtyping import Integer
+from jaxtyping import Integer, Num
 
 from .folders import pictures_in, require_folder
 from .pictures import decode_photo, make_sample, read_bytes, read_numbers
@@ -152,6 +152,17 @@ def _read_maps(path: Path) -> list[Integer[np.ndarray, "h w"]]:
     data = read_bytes(path)
     try:
         annotators = scipy.io.loadmat(io.BytesIO(data))["groundTruth"].ravel()
-        return [annotator["Segmentation"][0, 0] for annotator in annotators]
+        return [_whole_numbers(annotator["Segmentation"][0, 0]) for annotator in annotators]
     except Exception as error:  # of a broken file, loadmat raises nearly anything
         raise ValueError(f"{path} is not a file of BSDS500's region maps: {error}") from error
+
+
+def _whole_numbers(numbers: Num[np.ndarray, "..."]) -> Integer[np.ndarray, "h w"]:
+    """A map of a MATLAB file, where numbers of any kind are stored as doubles unless somebody saw to it."""
+    with np.errstate(invalid="ignore"):
+        whole = numbers.astype(np.uint16)
+    if whole.ndim != 2 or not np.array_equal(whole, numbers):
+        raise ValueError(
+            f"expected whole numbers from 0 to 65535 in two dimensions, got {numbers.dtype} {numbers.shape}"
+        )
+    return whole

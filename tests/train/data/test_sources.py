@@ -197,7 +197,9 @@ def test_regions_of_the_bsds500_release(tmp_path, write_pair):
     release.mkdir(parents=True)
     cells = np.empty((1, 2), object)
     for annotator, numbers in enumerate(maps):
-        cells[0, annotator] = {"Segmentation": numbers, "Boundaries": np.zeros((50, 80), np.uint8)}
+        # MATLAB's own numbers are doubles.
+        kept = numbers.astype(np.float64) if annotator else numbers
+        cells[0, annotator] = {"Segmentation": kept, "Boundaries": np.zeros((50, 80), np.uint8)}
     scipy.io.savemat(release / "12.mat", {"groundTruth": cells})
     source = open_source(f"regions:{tmp_path}")
     assert [source.name_of(i) for i in range(len(source))] == [name for name, _ in wanted]
@@ -208,6 +210,11 @@ def test_regions_of_the_bsds500_release(tmp_path, write_pair):
     for broken in (b"", b"no MATLAB file", (release / "12.mat").read_bytes()[:200]):
         (release / "12.mat").write_bytes(broken)
         with pytest.raises(ValueError, match=r"12.mat is not a file of BSDS500's region maps"):
+            open_source(f"regions:{tmp_path}")
+    for wrong in (maps[0] + 0.5, maps[0] * np.nan, maps[0].astype(np.int32) - 4, maps):
+        cells[0, 0]["Segmentation"] = wrong
+        scipy.io.savemat(release / "12.mat", {"groundTruth": cells})
+        with pytest.raises(ValueError, match=r"12.mat is not .* maps: expected whole numbers from 0 to 65535"):
             open_source(f"regions:{tmp_path}")
     scipy.io.savemat(release / "12.mat", {"other": maps})
     with pytest.raises(ValueError, match=r"12.mat is not a file of BSDS500's region maps"):
