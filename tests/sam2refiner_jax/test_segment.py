@@ -104,7 +104,7 @@ def test_overlay_tints_the_mask_and_leaves_the_rest():
 
 
 def test_boxes_are_objects_and_multimask_gives_three(rocket, tmp_path):
-    """The rocket and a tower beside it: each box's best mask is of what is in it; a lattice is mostly sky."""
+    """The rocket and a tower beside it: each box's best mask is of what is in it."""
     out = tmp_path / "out"
     boxes = ((296, 124, 346, 408), (165, 120, 208, 380))
     arguments = ("--boxes", *boxes[0], *boxes[1], "--multimask")
@@ -112,11 +112,11 @@ def test_boxes_are_objects_and_multimask_gives_three(rocket, tmp_path):
     names = {path.name for path in out.glob("*_mask?.png")}
     assert names == {f"rocket_object{i}_mask{k}.png" for i in (0, 1) for k in range(3)}
     objects = json.loads((out / "rocket.json").read_text())["objects"]
-    for (x0, y0, x1, y1), share, found in zip(boxes, (0.3, 0.12), objects, strict=True):
+    for (x0, y0, x1, y1), found in zip(boxes, objects, strict=True):
         best = max(found["masks"], key=lambda entry: entry["predicted_iou"])
         mask = np.asarray(Image.open(out / best["file"])) > 0
         assert mask[y0:y1, x0:x1].sum() > 0.7 * mask.sum()
-        assert mask.sum() > share * (y1 - y0) * (x1 - x0)
+        assert mask.sum() > 0.2 * (y1 - y0) * (x1 - x0)
 
 
 def test_a_mask_is_a_prompt(checkpoint, photos, tmp_path):
