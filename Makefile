@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 # The newest PyTorch that parity was measured with, and the official package as published.
 TORCH := torch==2.13.0
 SAM2 := sam2==1.1.0
+VOS_BENCHMARK := vos-benchmark==0.1.0
 
 .PHONY: demo test lint benchmark clean
 
@@ -13,7 +14,7 @@ demo: $(VENV)/.demo
 	$(BIN)/sam2refiner demo $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) --output out/demo
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=25
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -31,11 +32,13 @@ $(VENV)/.demo: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --quiet --editable '.[demo]'
 	touch $@
 
-# The official package is built against the installed PyTorch; of its dependencies only torchvision is left out.
+# The official package is built against the installed PyTorch. What the two packages to compare with ask for and nothing
+# here needs is left out: torchvision, and the OpenCV that wants X.
 $(VENV)/.test: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --quiet $(TORCH)
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	SAM2_BUILD_CUDA=0 $(BIN)/pip install --quiet --no-build-isolation --no-deps $(SAM2)
+	$(BIN)/pip install --quiet --no-deps $(VOS_BENCHMARK)
 	touch $@
 
 clean:

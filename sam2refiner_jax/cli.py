@@ -2,7 +2,9 @@
 
 import atexit
 import gc
+import glob
 import importlib.metadata
+import importlib.util
 import inspect
 import os
 import sys
@@ -12,17 +14,23 @@ from pathlib import Path
 __all__ = ["main"]
 
 COMMANDS = "sam2refiner_jax.commands"
+# Compiled programs are kept up to this size; those used last the longest.
+CACHE_BYTES = 2 * 2**30
+INTERRUPTED = 130  # the exit status of a program that ctrl-C ended
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs `sam2refiner ARGUMENTS`; exits with status 2 and one line of message on an error of use.
 
     Every command is a function found through the entry points of the group `sam2refiner_jax.commands`; its signature
-    and docstring are its command line. A command's name is one word or two.
+    and docstring are its command line. A command's name is one word or two. With `--debug`, or SAM2REFINER_DEBUG=1 in
+    the environment, an error shows where it came from.
     """
     if arguments is None:  # the process is the command's own
         _collect_less_garbage()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments or os.environ.get("SAM2REFINER_DEBUG", "0") not in ("", "0")
+    arguments = [argument for argument in arguments if argument != "--debug"]
     commands = {entry.name: entry for entry in importlib.metadata.entry_points(group=COMMANDS)}
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview(commands))
@@ -34,9 +42,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     import tyro
 
     _use_compilation_cache()
+    _pass_over_absent_tpus()
     try:
         tyro.cli(_load(commands[name]), prog=f"sam2refiner {name}", args=arguments[words:])
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        _fail("interrupted", INTERRUPTED)
     except (ValueError, OSError) as error:
+        if debug:
+            raise
         _fail(str(error))
 
 
@@ -58,7 +73,7 @@ def _overview(commands: dict[str, importlib.metadata.EntryPoint]) -> str:
         except ValueError as error:
             purpose = f"({error})"
         lines.append(f"  {name:<13} {purpose}")
-    return "\n".join([*lines, "", "`sam2refiner COMMAND --help` says more."])
+    return "\n".join([*lines, "", "`sam2refiner COMMAND --help` says more; `--debug` shows where an error came from."])
 
 
 def _use_compilation_cache() -> None:
@@ -68,7 +83,32 @@ def _use_compilation_cache() -> None:
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(home / "sam2refiner_jax" / "xla"))
+        if not os.environ.get("JAX_COMPILATION_CACHE_MAX_SIZE"):
+            jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def _pass_over_absent_tpus() -> None:
+    """Names JAX's platforms where libtpu is installed and no TPU is, unless the user named them.
+
+    `sam2refiner plan` wants libtpu for its compiler alone. Left to itself, JAX would start it in every command, to be
+    told in five lines that there is no chip.
+    """
+    import jax
+
+    if jax.config.jax_platforms or importlib.util.find_spec("libtpu") is None or _has_tpu():
+        return
+    plugins = importlib.metadata.entry_points(group="jax_plugins")
+    if not plugins:
+        jax.config.update("jax_platforms", "cpu")
+    elif all("cuda" in plugin.name for plugin in plugins):
+        jax.config.update("jax_platforms", "cuda,cpu" if glob.glob("/dev/nvidia[0-9]*") else "cpu")
+
+
+def _has_tpu() -> bool:
+    """Whether a device of Google's is on the PCI bus, which is how JAX looks for TPUs too."""
+    vendors = glob.glob("/sys/bus/pci/devices/*/vendor")
+    return any(Path(vendor).read_text().strip() == "0x1ae0" for vendor in vendors)
 
 
 def _collect_less_garbage() -> None:
@@ -77,6 +117,6 @@ def _collect_less_garbage() -> None:
     atexit.register(gc.freeze)
 
 
-def _fail(message: str) -> None:
+def _fail(message: str, status: int = 2) -> None:
     print(f"sam2refiner: {message}", file=sys.stderr)
-    raise SystemExit(2)
+    raise SystemExit(status)
