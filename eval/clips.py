@@ -9,7 +9,7 @@ from typing import Literal, cast
 import numpy as np
 from jaxtyping import Bool, Integer
 
-from ..frames import FRAME_SUFFIXES
+from ..frames import frame_paths
 from ..train.data.pictures import read_numbers
 
 __all__ = ["Clip", "Layout", "VideoObject", "find_layout", "open_clips", "read_names"]
@@ -58,8 +58,7 @@ class Clip:
 
     def frame_names(self) -> list[str]:
         """The frames' names in order."""
-        names = [path.stem for path in self.frames.iterdir() if path.suffix.lower() in FRAME_SUFFIXES]
-        return sorted(names, key=lambda name: (len(name), name))
+        return [path.stem for path in frame_paths(self.frames)]
 
     def numbers(self, frame: str) -> Integer[np.ndarray, "h w"]:
         """The object at each pixel of a frame, 0 where there is none.

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float
 
-from ..frames import JpegFolder
+from ..frames import FrameFolder
 from ..track import HISTORY
 from ..video_predictor import SAM2VideoPredictor
 from .clicks import next_click
@@ -132,7 +132,7 @@ class BaselineTracker:
 
     def track(self, frames: Path, starts: Starts) -> Tracked:
         prompts: dict[int, Prompt] = {}
-        for index, photo in enumerate(JpegFolder(frames, size=1).photos()):
+        for index, photo in enumerate(FrameFolder(frames, size=1).photos()):
             new = starts.get(index, {})
             prompts |= {number: _as_prompt(start) for number, start in new.items()}
             masks = {number: self._baseline.mask(photo, prompt) for number, prompt in prompts.items()}

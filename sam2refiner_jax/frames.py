@@ -1,25 +1,30 @@
 """Frames of videos: folders, video files, lists and iterators behind one interface, decoded ahead in threads."""
 
-import bisect
 import functools
+import itertools
 import os
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
-from typing import Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image
 
-from .preprocess import Photo, as_rgb
+from .preprocess import PHOTO_SUFFIXES, Photo, as_rgb, read_photo
+from .video_file import VideoReader
 
-__all__ = ["FrameList", "FrameStream", "Frames", "JpegFolder", "VideoFile", "open_frames"]
+__all__ = ["FrameFolder", "FrameList", "FrameStream", "Frames", "VideoFile", "frame_paths", "open_frames"]
 
 T = TypeVar("T")
 
-FRAME_SUFFIXES = (".jpg", ".jpeg")
+# EXIF orientations that stand a lying picture up.
+LYING_ORIENTATIONS = (5, 6, 7, 8)
+# Frames a second of what has no times of its own.
+FRAME_RATE = 24
 # Frames decoded ahead where any frame can be read at any time; streams are read one ahead.
 READ_AHEAD = 4
 # Frames of a video file kept decoded, for going backwards and for corrections.
@@ -56,11 +61,13 @@ class Frames:
       height: of the video, in pixels.
       width: likewise.
       size: side of the model's input.
+      pixel_aspect: width by height of a pixel.
     """
 
     height: int
     width: int
     size: int
+    pixel_aspect: Fraction = Fraction(1)
 
     def __len__(self) -> int:
         """The number of frames.
@@ -80,6 +87,14 @@ class Frames:
     def photos(self) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
         """All frames in order, as they came."""
         raise NotImplementedError
+
+    def names(self) -> list[str]:
+        """A name for each frame, such as its file's without the suffix."""
+        return [f"{i:05d}" for i in range(len(self))]
+
+    def times(self) -> list[Fraction]:
+        """When each frame is shown, in seconds from the first."""
+        return [Fraction(i, FRAME_RATE) for i in range(len(self))]
 
     def ahead(self, order: Iterable[int]) -> Iterator[tuple[int, UInt8[np.ndarray, "s s 3"]]]:
         """The frames of `order`, decoded in threads while earlier ones are worked on."""
@@ -131,93 +146,94 @@ class FrameList(Frames):
             yield np.asarray(_as_bytes(photo, f"frame {i}"))
 
 
-class JpegFolder(Frames):
-    """A folder of JPEGs whose names are frame numbers: 00000.jpg, 00001.jpg..."""
+class FrameFolder(Frames):
+    """A folder of pictures whose names are frame numbers: 00000.jpg, 00001.jpg...
+
+    They are read as photos are, upright by their EXIF orientation, where the official package takes them as stored.
+    Where there are JPEGs, they are the frames, as officially, and other pictures beside them are not.
+    """
 
     def __init__(self, folder: Path, size: int):
-        names = [p for p in folder.iterdir() if p.suffix.lower() in FRAME_SUFFIXES]
-        if not names:
-            raise ValueError(f"{folder} must hold frames <number>.jpg, got none")
-        for path in names:
-            if not path.stem.isdecimal():
-                raise ValueError(f"frames must be named by their number, such as 00000.jpg; got {path}")
         self.size = size
-        self._paths = sorted(names, key=lambda path: int(path.stem))
-        self.width, self.height = self._open(0).size
-        for i in range(len(self._paths)):  # Only headers are read here; the pictures are decoded when they are needed.
-            with self._open(i) as image:
-                if image.size != (self.width, self.height):
-                    raise ValueError(
-                        f"all frames must have one size: {self._paths[i]} is {image.width} x {image.height}, "
-                        f"the first {self.width} x {self.height}"
-                    )
+        self._paths = frame_paths(folder)
+        self.width, self.height = self._size_of(0)
+        for i, path in enumerate(self._paths):  # Only headers are read; the pictures are decoded when they are needed.
+            width, height = self._size_of(i)
+            if (width, height) != (self.width, self.height):
+                raise ValueError(
+                    f"all frames must have one size: {path} is {width} x {height}, "
+                    f"the first {self.width} x {self.height}"
+                )
 
     def __len__(self) -> int:
         return len(self._paths)
 
-    def _open(self, index: int) -> Image.Image:
-        try:
-            return Image.open(self._paths[index])
-        except (OSError, UnidentifiedImageError) as error:
-            raise ValueError(f"frame {index}, {self._paths[index]}, is not a readable picture: {error}") from error
-
     def __getitem__(self, index: int) -> UInt8[np.ndarray, "s s 3"]:
-        return self._squeeze(self._load(index), f"frame {index}, {self._paths[index]},")
+        return self._squeeze(self._read(index), f"frame {index}, {self._paths[index]},")
 
     def photos(self) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
         for i in range(len(self)):
-            yield np.asarray(self._load(i))
+            yield np.asarray(_as_bytes(self._read(i), f"frame {i}"))
 
     def names(self) -> list[str]:
-        """The frames' file names without their suffix."""
         return [path.stem for path in self._paths]
 
-    def _load(self, index: int) -> Image.Image:
-        with self._open(index) as image:
-            try:
-                return image.convert("RGB")
-            except (OSError, SyntaxError, ValueError) as error:
-                raise ValueError(f"frame {index}, {self._paths[index]}, is not a readable picture: {error}") from error
+    def _read(self, index: int) -> np.ndarray:
+        try:
+            return read_photo(self._paths[index])
+        except ValueError as error:
+            reason = error.__cause__ or error
+            raise ValueError(f"frame {index}, {self._paths[index]}, is not a readable picture: {reason}") from error
+
+    def _size_of(self, index: int) -> tuple[int, int]:
+        """Width and height of the upright picture."""
+        try:
+            with Image.open(self._paths[index]) as image:
+                # Pillow has turned TIFFs already. Asking a PNG without it in its header would decode the picture.
+                has_exif = image.format != "TIFF" and "exif" in image.info
+                is_turned = has_exif and image.getexif().get(ExifTags.Base.Orientation) in LYING_ORIENTATIONS
+                return (image.height, image.width) if is_turned else image.size
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise ValueError(f"frame {index}, {self._paths[index]}, is not a readable picture: {error}") from error
+
+
+def frame_paths(folder: Path) -> list[Path]:
+    """The pictures of a folder of frames, in the order of the numbers that name them; hidden files are passed over.
+
+    Raises:
+      ValueError: if there are none, one is not named by a number, or two have the same.
+    """
+    pictures = [p for p in folder.iterdir() if p.suffix.lower() in PHOTO_SUFFIXES and not p.name.startswith(".")]
+    jpegs = [path for path in pictures if path.suffix.lower() in (".jpg", ".jpeg")]
+    numbered: dict[int, Path] = {}
+    for path in sorted(jpegs or pictures):
+        if not path.stem.isdecimal():
+            raise ValueError(f"frames must be named by their number, such as 00000.jpg; got {path}")
+        other = numbered.setdefault(int(path.stem), path)
+        if other != path:
+            raise ValueError(f"frames must have numbers of their own; {folder} holds {other.name} and {path.name}")
+    if not numbered:
+        raise ValueError(f"{folder} must hold frames <number>.jpg, got none")
+    return [numbered[number] for number in sorted(numbered)]
 
 
 class VideoFile(Frames):
-    """A video file, read through PyAV.
+    """A video file or its bytes; see `VideoReader` for what its frames are.
 
     Any frame can be asked for; in order is fastest. The last few decoded frames are kept, so that going backwards
     decodes a stretch at a time.
     """
 
-    def __init__(self, path: Path, size: int):
-        import av
-
+    def __init__(self, source: Path | bytes, size: int):
         self.size = size
-        self._path = path
-        self._lock = threading.Lock()
-        self._decoded: OrderedDict[int, np.ndarray] = OrderedDict()
-        try:
-            self._container = av.open(str(path))
-        except (av.FFmpegError, OSError) as error:
-            raise ValueError(f"{path} is not a readable video: {error}") from error
-        if not self._container.streams.video:
-            raise ValueError(f"{path} holds no video")
-        self._stream = self._container.streams.video[0]
-        self._stream.thread_type = "AUTO"
-        try:
-            times = [p.pts for p in self._container.demux(self._stream) if p.size]
-        except av.FFmpegError as error:
-            raise ValueError(f"{path} is a broken video: {error}") from error
-        # Frames are numbered in the order they are shown, which with B-frames is not the order they are stored.
-        self._times = sorted(time for time in times if time is not None)
-        self.rate = float(self._stream.average_rate or 25)
-        if not self._times:
-            raise ValueError(f"{path} holds no frames")
-        self._source: Iterator | None = None
-        self._next = 0
-        self.width, self.height = self._stream.codec_context.width, self._stream.codec_context.height
+        self._reader = VideoReader(source)
+        self.width, self.height = self._reader.width, self._reader.height
+        self.pixel_aspect = self._reader.pixel_aspect
+        self._forget()
         self[0]
 
     def __len__(self) -> int:
-        return len(self._times)
+        return len(self._reader)
 
     def __getitem__(self, index: int) -> UInt8[np.ndarray, "s s 3"]:
         if not 0 <= index < len(self):
@@ -227,41 +243,44 @@ class VideoFile(Frames):
                 self._decode_to(index)
             return self._decoded[index]
 
-    def photos(self) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-        import av
+    def __getstate__(self) -> dict[str, Any]:
+        """For a copy, which opens the file anew."""
+        return {name: value for name, value in vars(self).items() if name not in ("_lock", "_source", "_decoded")}
 
-        with av.open(str(self._path)) as container:
-            for frame in container.decode(video=0):
-                yield frame.to_ndarray(format="rgb24")
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._forget()
+
+    def photos(self) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+        for image in self._reader.frames_from(0):
+            yield np.asarray(image)
+
+    def times(self) -> list[Fraction]:
+        return self._reader.times
+
+    def _forget(self) -> None:
+        self._lock = threading.Lock()
+        self._source: Iterator[Image.Image] | None = None
+        self._next = 0
+        self._decoded: OrderedDict[int, np.ndarray] = OrderedDict()
 
     def _decode_to(self, index: int) -> None:
-        import av
-
         if self._source is None or not self._next <= index < self._next + DECODED_FRAMES:
             # Backwards, start early enough to have the frames before this one as well.
-            start = index if index >= self._next else max(0, index - DECODED_FRAMES + 1)
-            self._container.seek(self._times[start], stream=self._stream, backward=True)
-            self._source = self._container.decode(self._stream)
-            self._next = start
+            self._next = index if index >= self._next else max(0, index - DECODED_FRAMES + 1)
+            self._source = self._reader.frames_from(self._next)
         try:
-            for frame in self._source:
-                place = -1 if frame.pts is None else bisect.bisect_left(self._times, frame.pts)
-                if place < self._next:
-                    continue  # between the key frame and the frame that was asked for
-                if place > index or frame.is_corrupt:
-                    break
-                name = f"frame {place} of {self._path}"
-                self._decoded[place] = self._squeeze(frame.to_image(), name)
-                self._next = place + 1
+            for image in itertools.islice(self._source, index + 1 - self._next):
+                self._decoded[self._next] = self._squeeze(image, f"frame {self._next} of {self._reader.name}")
+                self._next += 1
                 while len(self._decoded) > DECODED_FRAMES:
                     self._decoded.popitem(last=False)
-                if place == index:
-                    return
-        except av.FFmpegError as error:
+        except ValueError:
             self._source = None
-            raise ValueError(f"frame {self._next} of {self._path} is corrupt: {error}") from error
-        self._source = None
-        raise ValueError(f"frame {self._next} of {self._path} is corrupt or missing")
+            if self._next == index:
+                raise
+            self._next = index  # one on the way was not asked for, and may be corrupt
+            self._decode_to(index)
 
 
 class FrameStream(Frames):
@@ -327,9 +346,9 @@ class FrameStream(Frames):
 
 
 def open_frames(
-    source: str | os.PathLike[str] | Sequence[Photo] | np.ndarray | Iterable[Photo], size: int, *, kept: int
+    source: str | os.PathLike[str] | bytes | Sequence[Photo] | np.ndarray | Iterable[Photo], size: int, *, kept: int
 ) -> Frames:
-    """The frames of a folder of JPEGs, a video file, a list (or array) of pictures, or an iterator of them.
+    """The frames of a folder of pictures, a video file or its bytes, a list (or array) of pictures, or an iterator.
 
     Args:
       source: where the frames come from.
@@ -342,14 +361,16 @@ def open_frames(
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
         if path.is_dir():
-            return JpegFolder(path, size)
+            return FrameFolder(path, size)
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist")
         if path.stat().st_size == 0:
             raise ValueError(f"{path} is empty")
         return VideoFile(path, size)
+    if isinstance(source, bytes):
+        return VideoFile(source, size)
     if isinstance(source, (Sequence, np.ndarray)):
-        return FrameList(cast(Sequence[Photo], source), size)  # a str, also a sequence, was handled above
+        return FrameList(cast(Sequence[Photo], source), size)  # str and bytes, also sequences, were above
     return FrameStream(iter(source), size, kept=kept)
 
 

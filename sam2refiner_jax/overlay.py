@@ -1,8 +1,10 @@
 """Pictures that show masks and prompts on a photo."""
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Integer, UInt8
 
 __all__ = ["PALETTE", "draw_overlay"]
 
@@ -19,6 +21,7 @@ def draw_overlay(
     photo: UInt8[np.ndarray, "h w 3"],
     masks: Bool[np.ndarray, "objects h w"],
     *,
+    colours: Sequence[int] | Integer[np.ndarray, " objects"] | None = None,
     points: Float[np.ndarray, "n 2"] | None = None,
     labels: np.ndarray | None = None,
     boxes: Float[np.ndarray, "k 4"] | None = None,
@@ -28,14 +31,15 @@ def draw_overlay(
     Args:
       photo: RGB.
       masks: one per object.
+      colours: the place of each object's colour in `PALETTE`, which starts again at its end; by default in turn.
       points: clicks, x and y in pixels; green where their label is 1, red where it is 0.
       labels: the clicks' labels, (n,).
       boxes: x0, y0, x1, y1 in pixels.
     """
     picture = photo.copy()
     thickness = max(1, round(max(photo.shape[:2]) / 500))
-    for i, mask in enumerate(masks):
-        colour = PALETTE[i % len(PALETTE)]
+    for i, mask in zip(range(len(masks)) if colours is None else colours, masks, strict=True):
+        colour = PALETTE[int(i) % len(PALETTE)]
         picture[mask] = (picture[mask] * (1 - OPACITY) + colour * OPACITY).astype(np.uint8)
         outline, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(picture, outline, -1, colour.tolist(), thickness)

@@ -1,10 +1,11 @@
 """The command `sam2refiner track`: objects through a video."""
 
 import itertools
+import math
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -14,7 +15,7 @@ from tyro.conf import Positional
 
 from .atomic import new_file
 from .checkpoints import load_model
-from .frames import Frames, JpegFolder, VideoFile
+from .frames import FRAME_RATE, Frames
 from .overlay import draw_overlay
 from .video_predictor import SAM2VideoPredictor
 from .video_state import InferenceState
@@ -24,7 +25,6 @@ __all__ = ["davis_palette", "read_object_masks", "track", "track_video", "write_
 DEFAULT_CHECKPOINT = "facebook/sam2.1-hiera-tiny"
 # Tracked frames that are remembered: the command goes through the video once, so tracking's own reach is enough.
 HISTORY = 16
-FOLDER_RATE = 24.0
 
 
 def track(
@@ -47,7 +47,7 @@ def track(
     stays if a later frame cannot be read.
 
     Args:
-      video: A video file, or a folder of JPEGs named by frame number.
+      video: A video file, or a folder of JPEGs (or PNGs, WebPs, TIFFs) named by frame number.
       checkpoint: A checkpoint directory, an official .pt or .safetensors, or a Hugging Face id.
       refiner: A refiner's checkpoint directory, for finer masks.
       output: The folder for the results; files of the same names are replaced.
@@ -102,7 +102,7 @@ def track_video(
     Yields:
       A frame's index and the picture's path.
     """
-    names, palette = frame_names(state.frames), davis_palette()
+    names, palette = state.frames.names(), davis_palette()
     passes: list[Iterator] = [predictor.propagate_in_video(state, start_frame_idx=frame)]
     if frame > 0:
         backwards = predictor.propagate_in_video(state, start_frame_idx=frame, reverse=True)
@@ -114,11 +114,6 @@ def track_video(
         with new_file(path, overwrite=True) as partial:
             picture.save(partial)
         yield index, path
-
-
-def frame_names(frames: Frames) -> list[str]:
-    """Names for the frames' masks: those of the JPEGs, or their numbers."""
-    return frames.names() if isinstance(frames, JpegFolder) else [f"{i:05d}" for i in range(len(frames))]
 
 
 def number_pixels(logits: np.ndarray, numbers: list[int]) -> UInt8[np.ndarray, "h w"]:
@@ -158,26 +153,44 @@ def read_object_masks(path: Path, size: tuple[int, int]) -> dict[int, Bool[np.nd
 
 
 def write_overlay_video(frames: Frames, masks: dict[int, Path], path: Path) -> None:
-    """Writes a video of the frames that have palette pictures of masks, showing them in it."""
+    """Writes a video of the frames that have pictures of masks, showing them in it, at the times of the source.
+
+    It starts with the first such frame. The last row and column of odd sides, which the encoder cannot have, are not
+    in it; a side of one pixel is doubled.
+    """
     import av
 
-    rate = Fraction(frames.rate if isinstance(frames, VideoFile) else FOLDER_RATE).limit_denominator(1001)
-    height, width = (side - side % 2 for side in (frames.height, frames.width))  # what the encoder's colours need
+    # The coarsest unit that all times are whole numbers of, as far as the encoder and players have it.
+    codec, finest = ("libx264", 90000) if "libx264" in av.codecs_available else ("mpeg4", 65535)
+    times = frames.times()
+    unit = Fraction(1, min(math.lcm(*(time.denominator for time in times)), finest))
+    rate = Fraction(len(times) - 1, times[-1]) if len(times) > 1 else Fraction(FRAME_RATE)
+    height, width = (max(2, side - side % 2) for side in (frames.height, frames.width))
     with new_file(path, overwrite=True) as partial, av.open(str(partial), "w") as container:
-        stream = container.add_stream("libx264" if "libx264" in av.codecs_available else "mpeg4", rate=rate)
+        stream: Any = container.add_stream(codec, rate=rate.limit_denominator(1001))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        left = len(masks)
+        stream.codec_context.time_base = unit
+        stream.codec_context.sample_aspect_ratio = frames.pixel_aspect
+        stamp, left = -1, sorted(masks, reverse=True)
         for index, photo in enumerate(frames.photos()):
-            if index in masks:
-                with Image.open(masks[index]) as picture:
-                    numbered = np.asarray(picture)
-                objects = np.arange(1, numbered.max() + 1)[:, None, None] == numbered
-                shown = np.ascontiguousarray(draw_overlay(photo, objects)[:height, :width])
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(shown, format="rgb24")))
-                left -= 1
-            if left == 0:  # Frames after the last mask may be the ones that cannot be read.
+            if index == left[-1]:
+                shown = np.pad(draw_objects(photo, masks[index]), ((0, 1), (0, 1), (0, 0)), mode="edge")
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(shown[:height, :width]), format="rgb24")
+                stamp = max(stamp + 1, round((times[index] - times[min(masks)]) / unit))
+                frame.pts, frame.time_base = stamp, unit
+                container.mux(stream.encode(frame))
+                left.pop()
+            if not left:  # Frames after the last mask may be the ones that cannot be read.
                 break
         container.mux(stream.encode())
+
+
+def draw_objects(photo: UInt8[np.ndarray, "h w 3"], path: Path) -> UInt8[np.ndarray, "h w 3"]:
+    """The photo with the objects that a picture numbers."""
+    with Image.open(path) as picture:
+        numbered = np.asarray(picture)
+    numbers = np.unique(numbered[numbered > 0])
+    return draw_overlay(photo, numbers[:, None, None] == numbered, colours=numbers - 1)
 
 
 def davis_palette() -> UInt8[np.ndarray, "256 3"]:

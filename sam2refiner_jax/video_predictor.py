@@ -120,7 +120,7 @@ class SAM2VideoPredictor:
 
     def init_state(
         self,
-        video_path: str | os.PathLike[str] | Sequence[Photo] | np.ndarray | Iterable[Photo],
+        video_path: str | os.PathLike[str] | bytes | Sequence[Photo] | np.ndarray | Iterable[Photo],
         offload_video_to_cpu: bool = False,
         offload_state_to_cpu: bool = False,
         async_loading_frames: bool = False,
@@ -130,8 +130,10 @@ class SAM2VideoPredictor:
         """Opens a video.
 
         Args:
-          video_path: a folder of JPEGs named by frame number, a video file, a list (or array) of RGB frames, or an
-            iterator of RGB frames, which is read as tracking goes on, one frame ahead.
+          video_path: a folder of JPEGs (or PNGs, WebPs, TIFFs) named by frame number, a video file or its bytes, a list
+            (or array) of RGB frames, or an iterator of RGB frames, which is read as tracking goes on, one frame ahead.
+            Files are read as they are shown: turned upright by a video's display matrix or a picture's EXIF, which the
+            official package ignores. Coordinates are those of the upright frame.
           offload_video_to_cpu: has no effect: frames are always in host memory, and decoded ahead.
           offload_state_to_cpu: has no effect: results are always in host memory, while what memory attention needs of
             them stays on the device.
