@@ -8,7 +8,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, NoReturn, TypeVar, cast
 
 import numpy as np
 from jaxtyping import UInt8
@@ -319,6 +319,9 @@ class FrameStream(Frames):
                 if not self._advance():
                     return
             yield index, self._frames[index]
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("the frames of an iterator cannot be copied")
 
     def _read(self) -> np.ndarray | None:
         index = self._arrived

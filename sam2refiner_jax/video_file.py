@@ -17,8 +17,9 @@ __all__ = ["VideoReader"]
 
 # The containers that store one shown frame a packet, with its time, so that frames can be listed without decoding.
 LISTING_FORMATS = {"mov", "matroska"}
-# VP8 stores pictures that are never shown in packets of their own. Of other codecs, so small a packet may show nothing.
-HIDING_CODEC, SMALLEST_PICTURE = "vp8", 24
+# The smallest packets that are surely shown, in bytes: VP8 stores pictures that never are, and MPEG-4 has pictures that
+# say in a few bytes that nothing was coded.
+SMALLEST_SHOWN = {"vp8": 2**31, "mpeg4": 16}
 # Frames of a list that are compared with what decodes before the list is believed.
 COMPARED = 32
 # How many frames earlier decoding starts when it did not lead to the frame that was wanted.
@@ -120,14 +121,15 @@ class VideoReader:
     def _listed(self) -> list[Any] | None:
         """The frames' times as the container lists them; None if only decoding can tell."""
         decoder = Decoder(self._source, self.name)
-        if not LISTING_FORMATS & set(decoder.container.format.name.split(",")) or decoder.codec == HIDING_CODEC:
+        if not LISTING_FORMATS & set(decoder.container.format.name.split(",")):
             return None
+        smallest = SMALLEST_SHOWN.get(decoder.codec, 0)
         times, starts_with_key = [], None
         for packet in decoder.packets():
             starts_with_key = packet.is_keyframe if starts_with_key is None else starts_with_key
             if packet.is_discard:
                 continue  # cut off by an edit list
-            if packet.pts is None or packet.is_corrupt or packet.size < SMALLEST_PICTURE:
+            if packet.pts is None or packet.is_corrupt or packet.size < smallest:
                 return None
             times.append(packet.pts)
         times.sort()  # with B-frames, packets are stored in another order than they are shown

@@ -1,6 +1,8 @@
 """Frames from folders, files, lists and iterators, and what is wrong with them said clearly."""
 
+import copy
 import itertools
+import pickle
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from PIL import Image
 from videos import moving_frames, write_jpegs, write_video
 
 from sam2refiner_jax.frames import open_frames
+from sam2refiner_jax.video_state import InferenceState
 
 HEIGHT, WIDTH, SIZE = 48, 64, 32
 
@@ -33,6 +36,65 @@ def test_folder_is_sorted_by_number(frames, tmp_path):
         expected = np.asarray(Image.fromarray(frames[i]).resize((SIZE, SIZE)))
         assert np.abs(found[i].astype(int) - expected).mean() < 6
     assert [i for i, _ in found.ahead([2, 0, 1])] == [2, 0, 1]
+
+
+@pytest.mark.parametrize("suffix", ["png", "PNG", "webp", "tiff", "bmp"])
+def test_folders_of_other_pictures(frames, tmp_path, suffix):
+    for i, frame in enumerate(frames[:12]):
+        Image.fromarray(frame).save(tmp_path / f"{i}.{suffix}", **({"lossless": True} if suffix == "webp" else {}))
+    found = open_all(tmp_path)
+    assert found.names() == [str(i) for i in range(12)]
+    for photo, frame in zip(found.photos(), frames[:12], strict=True):
+        np.testing.assert_array_equal(photo, frame)
+
+
+def test_which_files_of_a_folder_are_frames(frames, tmp_path):
+    """JPEGs if there are any, as officially; never what is hidden; no two of one number."""
+    write_jpegs(tmp_path, frames[:3])
+    for name in ("._00000.jpg", ".00003.jpg", "Thumbs.db"):
+        (tmp_path / name).write_bytes(b"of the system")
+    Image.fromarray(frames[0]).save(tmp_path / "00000.png")
+    Image.fromarray(frames[0]).save(tmp_path / "00007.png")
+    assert open_all(tmp_path).names() == ["00000", "00001", "00002"]
+    Image.fromarray(frames[0]).save(tmp_path / "0.JPG")
+    with pytest.raises(ValueError, match=r"numbers of their own; .* holds 0\.JPG and 00000\.jpg"):
+        open_all(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tiff"])
+def test_pictures_are_turned_upright(frames, tmp_path, suffix):
+    """As `read_photo` turns them; frames stored lying and standing can be mixed."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying, to be turned a quarter clockwise
+    Image.fromarray(np.rot90(frames[0])).save(tmp_path / f"0.{suffix}", exif=exif, quality=95)
+    Image.fromarray(frames[0]).save(tmp_path / f"1.{suffix}", quality=95)
+    found = open_all(tmp_path)
+    assert (found.height, found.width) == (HEIGHT, WIDTH)
+    for photo in found.photos():
+        assert photo.shape == (HEIGHT, WIDTH, 3)
+        assert np.abs(photo.astype(int) - frames[0]).mean() < 8
+    np.testing.assert_allclose(found[0], found[1], atol=60)
+
+
+def test_deep_pictures_are_scaled(tmp_path):
+    grey = np.linspace(0, 65535, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH)
+    Image.fromarray(grey.astype(np.uint16)).save(tmp_path / "0.png")
+    np.testing.assert_array_equal(next(open_all(tmp_path).photos())[..., 0], (grey.astype(np.uint16) / 257).round())
+
+
+def test_bytes_and_copies_of_a_video(frames, tmp_path):
+    path = write_video(tmp_path / "clip.mp4", frames[:12])
+    found = open_all(path)
+    expected = [frame for _, frame in found.ahead(range(12))]
+    state = InferenceState(found, len(found), None)
+    copies = open_all(path.read_bytes()), copy.deepcopy(state).frames, pickle.loads(pickle.dumps(found))
+    for other in copies:
+        assert (len(other), other.height, other.width) == (12, HEIGHT, WIDTH)
+        for i in (7, 0, 11):
+            np.testing.assert_array_equal(other[i], expected[i])
+    np.testing.assert_array_equal(found[3], expected[3])
+    with pytest.raises(TypeError, match="frames of an iterator cannot be copied"):
+        copy.deepcopy(open_all(iter(frames)))
 
 
 @pytest.mark.parametrize("codec", ["mpeg4", "libx264"])
@@ -126,6 +188,7 @@ def test_a_corrupt_frame_in_a_video_is_named(frames, tmp_path):
     path.write_bytes(data[:at] + bytes(len(packets[20])) + data[at + len(packets[20]) :])
     found = open_all(path)
     assert [i for i, _ in itertools.islice(found.ahead(range(40)), 20)] == list(range(20))
+    assert found[25].shape == found[21].shape == (SIZE, SIZE, 3)  # those after it can be read all the same
     with pytest.raises(ValueError, match=r"frame 20 of .*clip\.mkv is corrupt"):
         list(found.ahead(range(40)))
 
