@@ -2,8 +2,8 @@
 
 import contextlib
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,10 +18,10 @@ def new_directory(directory: str | os.PathLike[str]) -> Iterator[Path]:
       FileExistsError: if `directory` exists already.
     """
     target = _absent(directory)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    partial = _beside(target)
+    partial.mkdir()
     try:
         yield partial
-        partial.chmod(0o777 & ~_umask())
         _absent(target)
         partial.rename(target)
     except BaseException:
@@ -39,12 +39,12 @@ def new_file(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterat
       FileExistsError: if `path` exists already, unless `overwrite`.
     """
     target = Path(path).absolute() if overwrite else _absent(path)
-    handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
-    os.close(handle)
-    partial = Path(name)
+    partial = _beside(target)
+    partial.touch(exist_ok=False)
     try:
         yield partial
-        partial.chmod(0o666 & ~_umask())
+        if not overwrite:
+            _absent(target)
         os.replace(partial, target)
     except BaseException:
         partial.unlink(missing_ok=True)
@@ -59,7 +59,6 @@ def _absent(path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _beside(target: Path) -> Path:
+    """A hidden name in the same folder that nothing has. What is made there gets the rights that the umask leaves."""
+    return target.with_name(f".{target.stem}-{secrets.token_hex(8)}{target.suffix}")
