@@ -96,7 +96,7 @@ def _pass_over_absent_tpus() -> None:
     """
     import jax
 
-    if jax.config.jax_platforms or importlib.util.find_spec("libtpu") is None or _has_tpu():
+    if os.environ.get("JAX_PLATFORMS") or importlib.util.find_spec("libtpu") is None or _has_tpu():
         return
     plugins = importlib.metadata.entry_points(group="jax_plugins")
     if not plugins:

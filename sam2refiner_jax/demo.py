@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from .atomic import new_file
 from .checkpoints import load_model
 from .image_predictor import SAM2ImagePredictor
+from .outputs import check_outputs, save_picture, source_of
 from .overlay import draw_overlay
 from .preprocess import read_photo
 
@@ -40,22 +40,27 @@ def demo(checkpoint: str = "nano", refiner: Path | None = None, output: Path = P
     skimage = importlib.util.find_spec("skimage")
     if skimage is None or skimage.origin is None:
         raise ValueError("the demo's photo comes with scikit-image: pip install 'sam2refiner_jax[demo]'")
-    photo = read_photo(Path(skimage.origin).parent / PHOTO)
-    predictor = SAM2ImagePredictor(load_model(checkpoint, refiner=refiner))
+    path = Path(skimage.origin).parent / PHOTO
+    model = load_model(checkpoint, refiner=refiner)
+    modes = {"coarse": False} | ({"refined": True} if model.refiner is not None else {})
+    files = {(name, mode): output / f"{name}_{mode}.png" for name in PROMPTS for mode in modes}
+    target, source = output / "demo.png", source_of(path)
+    check_outputs([(file, source) for file in (target, *files.values())])
     output.mkdir(parents=True, exist_ok=True)
+    photo = read_photo(path)
+    predictor = SAM2ImagePredictor(model)
     predictor.set_image(photo)
-    modes = {"coarse": False} | ({"refined": True} if predictor.model.refiner is not None else {})
     rows = []
     for name, prompts in PROMPTS.items():
         row = []
         for mode, refine in modes.items():
             masks, ious, _ = predictor.predict(**prompts, multimask_output=False, refine=refine)
             mask = masks[0] > 0
-            _save(output / f"{name}_{mode}.png", mask.astype(np.uint8) * 255)
+            save_picture(Image.fromarray(mask.astype(np.uint8) * 255), files[name, mode], source)
             row.append(_panel(photo, mask, prompts, f"{mode}, from {name}: predicted IoU {ious[0]:.2f}"))
         rows.append(np.hstack(row))
-    _save(output / "demo.png", np.vstack(rows)[:-GAP, :-GAP])
-    print(f"picture: {output / 'demo.png'}")
+    save_picture(Image.fromarray(np.vstack(rows)[:-GAP, :-GAP]), target, source, compress_level=1)
+    print(f"picture: {target}")
 
 
 def _panel(photo: np.ndarray, mask: np.ndarray, prompts: dict[str, Any], title: str) -> np.ndarray:
@@ -67,8 +72,3 @@ def _panel(photo: np.ndarray, mask: np.ndarray, prompts: dict[str, Any], title: 
     picture = np.pad(picture, ((BAR, GAP), (0, GAP), (0, 0)), constant_values=255)
     cv2.putText(picture, title, (8, BAR - 9), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (30, 30, 30), 1, cv2.LINE_AA)
     return picture
-
-
-def _save(path: Path, picture: np.ndarray) -> None:
-    with new_file(path, overwrite=True) as partial:
-        Image.fromarray(picture).save(partial, compress_level=1)

@@ -1,6 +1,7 @@
 """The command `sam2refiner segment`: masks of a photo, or of every photo in a folder."""
 
 import dataclasses
+import glob
 import json
 import sys
 from collections.abc import Iterator
@@ -12,9 +13,9 @@ from PIL import Image
 from tqdm import tqdm
 from tyro.conf import Positional
 
-from .atomic import new_file
 from .checkpoints import load_model
 from .image_predictor import Prediction, SAM2ImagePredictor
+from .outputs import check_outputs, clear_results, made_of, save_document, save_picture, source_of
 from .overlay import draw_overlay
 from .preprocess import PHOTO_SUFFIXES, read_photo
 from .tracking import MASK_BIAS, MASK_SCALE
@@ -84,13 +85,14 @@ def segment(
     """Segment a photo, or every photo in a folder, from clicks, boxes or a mask.
 
     For each photo NAME it writes NAME_objectI.png (white on the object; NAME_objectI_maskK.png with --multimask),
-    NAME_overlay.png and NAME.json with the predicted IoU of every mask.
+    NAME_overlay.png and NAME.json with the predicted IoU of every mask. Results of an earlier run on the same photo are
+    replaced, and nothing else; results are no photos for a later run on their folder.
 
     Args:
       photo: A photo, or a folder of photos.
       checkpoint: "nano", a checkpoint directory, an official .pt or .safetensors, or a Hugging Face id.
       refiner: A refiner's checkpoint directory, for finer masks.
-      output: The folder for the results; files of the same names are replaced.
+      output: The folder for the results.
       points: Clicks on one object, each X Y LABEL: pixels, then 1 on the object or 0 off it.
       boxes: Boxes, each X0 Y0 X1 Y1 in pixels; every box is an object of its own.
       mask: A picture that is bright on the object; in a folder run, a folder with one PNG of each photo's name.
@@ -112,6 +114,8 @@ def segment(
         if not job:
             raise ValueError(f"{path.name} has no prompt: give points, boxes, a mask, or prompts for it")
         jobs.append((path, job))
+    outputs = [(file, source_of(path)) for path, job in jobs for file in _files_of(path, job, output, multimask)]
+    check_outputs(outputs, [*photos, *(job.mask for _, job in jobs if job.mask), *([prompts] if prompts else [])])
     output.mkdir(parents=True, exist_ok=True)
 
     predictor = SAM2ImagePredictor(
@@ -155,27 +159,36 @@ def segment_photo(
     prediction = predictor.predict(**arguments, multimask_output=multimask)
     masks, ious = _per_object(prediction)
 
+    source = source_of(path)
+    clear_results(output, source, f"{glob.escape(path.stem)}_object*.png")
     scores: list[dict[str, Any]] = []
     for i, (object_masks, object_ious) in enumerate(zip(masks, ious, strict=True)):
         entries = []
         for k, (mask, iou) in enumerate(zip(object_masks, object_ious, strict=True)):
             name = f"{path.stem}_object{i}" + (f"_mask{k}" if len(object_masks) > 1 else "") + ".png"
-            with new_file(output / name, overwrite=True) as partial:
-                Image.fromarray(mask.astype(np.uint8) * 255).save(partial)
+            save_picture(Image.fromarray(mask.astype(np.uint8) * 255), output / name, source)
             entries.append({"file": name, "predicted_iou": round(float(iou), 6), "area": int(mask.sum())})
         scores.append({"masks": entries})
     document = {"photo": path.name, "height": photo.shape[0], "width": photo.shape[1], "objects": scores}
-    with new_file(output / f"{path.stem}.json", overwrite=True) as partial:
-        partial.write_text(json.dumps(document, indent=2) + "\n")
+    save_document(document, output / f"{path.stem}.json", source)
 
     picture = _overlay(photo, masks, ious, arguments)
     if side_by_side:
         coarse = predictor.predict(**arguments, multimask_output=multimask, refine=False)
         picture = np.concatenate([_overlay(photo, *_per_object(coarse), arguments), picture], axis=1)
     target = output / f"{path.stem}_overlay.png"
-    with new_file(target, overwrite=True) as partial:
-        Image.fromarray(picture).save(partial)
+    save_picture(Image.fromarray(picture), target, source)
     return target
+
+
+def _files_of(path: Path, prompts: PhotoPrompts, output: Path, multimask: bool) -> list[Path]:
+    """The files that a photo's results may be in; with a refiner there is one mask of each object in any case."""
+    masks = [f"_object{i}{kind}.png" for i in range(max(1, len(prompts.boxes))) for kind in _mask_kinds(multimask)]
+    return [output / f"{path.stem}{ending}" for ending in (*masks, ".json", "_overlay.png")]
+
+
+def _mask_kinds(multimask: bool) -> tuple[str, ...]:
+    return ("", "_mask0", "_mask1", "_mask2") if multimask else ("",)
 
 
 def _overlay(photo: np.ndarray, masks: np.ndarray, ious: np.ndarray, arguments: dict[str, Any]) -> np.ndarray:
@@ -197,7 +210,8 @@ def _per_object(prediction: Prediction) -> tuple[np.ndarray, np.ndarray]:
 
 def _find_photos(photo: Path) -> list[Path]:
     if photo.is_dir():
-        photos = sorted(p for p in photo.iterdir() if p.suffix.lower() in PHOTO_SUFFIXES)
+        pictures = sorted(p for p in photo.iterdir() if p.suffix.lower() in PHOTO_SUFFIXES)
+        photos = [p for p in pictures if made_of(p) is None]  # what an earlier run left here is no photo
         if not photos:
             raise ValueError(f"{photo} holds no photo ({', '.join(PHOTO_SUFFIXES)})")
         return photos

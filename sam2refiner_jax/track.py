@@ -16,6 +16,7 @@ from tyro.conf import Positional
 from .atomic import new_file
 from .checkpoints import load_model
 from .frames import FRAME_RATE, Frames
+from .outputs import check_outputs, clear_results, save_picture, source_of, video_tags
 from .overlay import draw_overlay
 from .video_predictor import SAM2VideoPredictor
 from .video_state import InferenceState
@@ -50,7 +51,8 @@ def track(
       video: A video file, or a folder of JPEGs (or PNGs, WebPs, TIFFs) named by frame number.
       checkpoint: A checkpoint directory, an official .pt or .safetensors, or a Hugging Face id.
       refiner: A refiner's checkpoint directory, for finer masks.
-      output: The folder for the results; files of the same names are replaced.
+      output: The folder for the results. Those of an earlier run on the same video are replaced as a whole, and nothing
+        else.
       points: Clicks on one object, each X Y LABEL: pixels, then 1 on the object or 0 off it.
       boxes: Boxes, each X0 Y0 X1 Y1 in pixels; every box is an object of its own, numbered from 1.
       mask: A palette or grayscale picture of the frame's size: every value but 0 is an object.
@@ -65,6 +67,9 @@ def track(
         raise ValueError(f"points are for one object and cannot be mixed with {len(boxes)} boxes")
     if mask and (points or boxes):
         raise ValueError("give either a mask or points and boxes, not both")
+    folder = output / (video.resolve().name if video.is_dir() else video.resolve().stem)
+    shown = folder.with_name(folder.name + ".mp4")
+    _check_place(folder, shown if overlay else None, video, [mask] if mask else [])
     predictor = SAM2VideoPredictor(load_model(checkpoint, refiner=refiner, dtype=dtype), fill_hole_area=fill_hole_area)
     state = predictor.init_state(video, history=HISTORY)
     if mask:
@@ -82,20 +87,27 @@ def track(
                 box=None if box is None else np.array(box, np.float32),
             )
 
-    folder = output / video.resolve().stem
     folder.mkdir(parents=True, exist_ok=True)
+    clear_results(folder, source_of(video))
     masks: dict[int, Path] = {}
     try:
-        for index, path in track_video(predictor, state, folder, frame):
+        for index, path in track_video(predictor, state, folder, frame, source_of(video)):
             masks[index] = path
     finally:  # Also where a frame cannot be read: the overlay shows what there is.
         if overlay and masks:
-            write_overlay_video(state.frames, masks, folder.with_name(folder.name + ".mp4"))
-    print(f"masks: {folder}" + (f", overlay: {folder}.mp4" if overlay else ""))
+            write_overlay_video(state.frames, masks, shown, source_of(video))
+    print(f"masks: {folder}" + (f", overlay: {shown}" if overlay else ""))
+
+
+def _check_place(folder: Path, shown: Path | None, video: Path, inputs: list[Path]) -> None:
+    """Raises a ValueError if anything but earlier results of the video is where its results go."""
+    there = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")] if folder.is_dir() else []
+    outputs = [*there, *([shown] if shown else []), *([folder] if folder.exists() and not folder.is_dir() else [])]
+    check_outputs([(path, source_of(video)) for path in outputs], [video, *inputs])
 
 
 def track_video(
-    predictor: SAM2VideoPredictor, state: InferenceState, folder: Path, frame: int
+    predictor: SAM2VideoPredictor, state: InferenceState, folder: Path, frame: int, source: str
 ) -> Iterator[tuple[int, Path]]:
     """Propagates the prompts on `frame` to the whole video, writing a palette picture for each frame at once.
 
@@ -111,8 +123,7 @@ def track_video(
         picture = Image.fromarray(number_pixels(logits[:, 0], numbers), mode="P")
         picture.putpalette(palette.tobytes())
         path = folder / f"{names[index]}.png"
-        with new_file(path, overwrite=True) as partial:
-            picture.save(partial)
+        save_picture(picture, path, source)
         yield index, path
 
 
@@ -152,8 +163,8 @@ def read_object_masks(path: Path, size: tuple[int, int]) -> dict[int, Bool[np.nd
     return objects
 
 
-def write_overlay_video(frames: Frames, masks: dict[int, Path], path: Path) -> None:
-    """Writes a video of the frames that have pictures of masks, showing them in it, at the times of the source.
+def write_overlay_video(frames: Frames, masks: dict[int, Path], path: Path, source: str) -> None:
+    """Writes a video of the frames that have pictures of masks, showing them in it, at the times of `frames`.
 
     It starts with the first such frame. The last row and column of odd sides, which the encoder cannot have, are not
     in it; a side of one pixel is doubled.
@@ -167,6 +178,7 @@ def write_overlay_video(frames: Frames, masks: dict[int, Path], path: Path) -> N
     rate = Fraction(len(times) - 1, times[-1]) if len(times) > 1 else Fraction(FRAME_RATE)
     height, width = (max(2, side - side % 2) for side in (frames.height, frames.width))
     with new_file(path, overwrite=True) as partial, av.open(str(partial), "w") as container:
+        container.metadata.update(video_tags(source))
         stream: Any = container.add_stream(codec, rate=rate.limit_denominator(1001))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.time_base = unit

@@ -58,15 +58,15 @@ def test_times_are_those_of_the_source(tmp_path, name, unit):
     write_clip(tmp_path / name, [int(t / unit) for t in seconds], unit)
     frames = open_frames(tmp_path / name, 32, kept=1)
     assert frames.times() == seconds
-    write_overlay_video(frames, write_masks(tmp_path, frames, range(8)), tmp_path / "all.mp4")
+    write_overlay_video(frames, write_masks(tmp_path, frames, range(8)), tmp_path / "all.mp4", "clip")
     assert played(tmp_path / "all.mp4")[0] == seconds
-    write_overlay_video(frames, write_masks(tmp_path, frames, [2, 3, 5]), tmp_path / "some.mp4")
+    write_overlay_video(frames, write_masks(tmp_path, frames, [2, 3, 5]), tmp_path / "some.mp4", "clip")
     assert played(tmp_path / "some.mp4")[0] == [seconds[i] - seconds[2] for i in (2, 3, 5)]
 
 
 def test_a_folder_plays_at_24_frames_a_second(tmp_path):
     frames = open_frames([np.full((48, 64, 3), GREY, np.uint8)] * 5, 32, kept=1)
-    write_overlay_video(frames, write_masks(tmp_path, frames, range(5)), tmp_path / "out.mp4")
+    write_overlay_video(frames, write_masks(tmp_path, frames, range(5)), tmp_path / "out.mp4", "clip")
     times, _, stream = played(tmp_path / "out.mp4")
     assert times == [Fraction(i, 24) for i in range(5)]
     assert stream.duration * stream.time_base == Fraction(5, 24)
@@ -80,7 +80,7 @@ def test_a_turned_video_is_shown_upright(tmp_path):
     path.write_bytes(data)
     frames = open_frames(path, 32, kept=1)
     assert (frames.height, frames.width) == (64, 48)
-    write_overlay_video(frames, write_masks(tmp_path, frames, range(3)), tmp_path / "out.mp4")
+    write_overlay_video(frames, write_masks(tmp_path, frames, range(3)), tmp_path / "out.mp4", "clip")
     _, shown, stream = played(tmp_path / "out.mp4")
     assert shown[0].shape == (64, 48, 3)
     assert stream.sample_aspect_ratio == Fraction(3, 4)
@@ -92,7 +92,7 @@ def test_a_turned_video_is_shown_upright(tmp_path):
 @pytest.mark.parametrize(("height", "width", "expected"), [(31, 47, (30, 46)), (1, 9, (2, 8)), (16, 16, (16, 16))])
 def test_odd_sides(tmp_path, height, width, expected):
     frames = open_frames([np.full((height, width, 3), GREY, np.uint8)] * 2, 32, kept=1)
-    write_overlay_video(frames, write_masks(tmp_path, frames, range(2)), tmp_path / "out.mp4")
+    write_overlay_video(frames, write_masks(tmp_path, frames, range(2)), tmp_path / "out.mp4", "clip")
     assert [picture.shape for picture in played(tmp_path / "out.mp4")[1]] == [(*expected, 3)] * 2
 
 
@@ -100,7 +100,7 @@ def test_objects_of_high_numbers(tmp_path):
     """An object's colour goes by its number, also where those before it are not there."""
     for number in (2, 9, 60000):
         frames = open_frames([np.full((48, 64, 3), GREY, np.uint8)], 32, kept=1)
-        write_overlay_video(frames, write_masks(tmp_path, frames, [0], number), tmp_path / "out.mp4")
+        write_overlay_video(frames, write_masks(tmp_path, frames, [0], number), tmp_path / "out.mp4", "clip")
         colour = played(tmp_path / "out.mp4")[1][0][10, 10].astype(int)
         expected = (GREY + PALETTE[(number - 1) % len(PALETTE)].astype(int)) / 2
         assert np.abs(colour - expected).max() < 12

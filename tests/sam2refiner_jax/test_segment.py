@@ -131,6 +131,15 @@ def test_a_mask_is_a_prompt(checkpoint, photos, tmp_path):
     assert results[0] != results[1]
 
 
+def test_results_beside_the_photos_are_replaced_and_no_photos(checkpoint, photos, capsys):
+    arguments = ("segment", photos, "--checkpoint", checkpoint, "--output", photos, "--points", 30, 20, 1)
+    run(*arguments, "--multimask")
+    assert (photos / "a_object0_mask2.png").exists()
+    run(*arguments)
+    results = {f"{name}{ending}" for name in "ab" for ending in (".json", "_object0.png", "_overlay.png")}
+    assert {path.name for path in photos.iterdir()} == {"a.jpg", "b.png", "notes.txt"} | results
+
+
 def test_a_folder_with_a_prompt_file_goes_past_broken_photos(checkpoint, photos, tmp_path, capsys):
     (photos / "broken.jpg").write_bytes(b"")
     prompts = tmp_path / "prompts.json"

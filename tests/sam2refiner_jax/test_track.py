@@ -74,6 +74,16 @@ def test_mask_of_the_first_frame(clip, checkpoint, two_objects, tmp_path, capsys
     assert "moving.mp4" in captured.out
 
 
+def test_a_shorter_run_leaves_none_of_a_longer_ones_frames(frames, checkpoint, two_objects, tmp_path):
+    for count in (4, 2):
+        clip = write_jpegs(tmp_path / "2024.05.01", frames[:count])
+        for extra in sorted(clip.iterdir())[count:]:
+            extra.unlink()
+        run(clip, "--checkpoint", checkpoint, "--output", tmp_path / "out", "--mask", two_objects)
+        assert len(frames_of(tmp_path / "out" / "2024.05.01.mp4")) == count
+        assert list(masks_in(tmp_path / "out" / "2024.05.01")) == [f"{i:05d}" for i in range(count)]
+
+
 def test_prompts_on_a_later_frame_track_both_ways(frames, checkpoint, tmp_path):
     video = write_video(tmp_path / "clip.mp4", [f[:, :-1] for f in frames])
     run(
