@@ -1,5 +1,6 @@
 """Evaluation during training: masks of a fixed set of images from exact boxes."""
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -38,8 +39,9 @@ class Evaluation:
             augment=None,
             workers=0,
         )
-        for _ in range(-(-count // self.config.batch_size)):
-            yield global_batch(next(batches), self.mesh)
+        with contextlib.closing(batches):
+            for _ in range(-(-count // self.config.batch_size)):
+                yield global_batch(next(batches), self.mesh)
 
     def scores(self, state: TrainState, frozen: Any) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Mean IoU of coarse and refined masks, and what `draw_panel` shows of some of them."""

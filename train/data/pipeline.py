@@ -1,8 +1,13 @@
 """From sources to batches: shuffled, mixed, augmented, shared by processes, and resumed anywhere."""
 
+import contextlib
 import functools
+import multiprocessing
+import multiprocessing.connection
 import os
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grain
@@ -113,7 +118,8 @@ class BatchIterator(grain.DatasetIterator):
                 flags.FLAGS.mark_as_parsed()
             each = -(-ahead // self._workers)
             dataset = samples.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)).mp_prefetch(
-                grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=each)
+                grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=each),
+                worker_init_fn=_end_with_parent,
             )
         else:
             threads = os.cpu_count() or 1
@@ -121,7 +127,8 @@ class BatchIterator(grain.DatasetIterator):
         return iter(dataset.batch(self._batch_size))
 
     def __next__(self) -> dict[str, UInt8[np.ndarray, "b s s ..."]]:
-        batch = next(self._batches)
+        with _deaf_workers():  # they are started with the first batch
+            batch = next(self._batches)
         self._next_batch += 1
         return batch
 
@@ -139,6 +146,31 @@ class BatchIterator(grain.DatasetIterator):
     def close(self) -> None:
         super().close()
         self._batches.close()
+
+
+def _end_with_parent(index: int, count: int) -> None:
+    """Ends a worker when the process that started it has ended, however that came to be.
+
+    Linux's own signal for this (PR_SET_PDEATHSIG) tells of the thread that started the worker, which may end early.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def _deaf_workers() -> Iterator[None]:
+    """Workers started meanwhile never hear of ctrl-C, which reaches all processes but is for the first to answer."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Several:

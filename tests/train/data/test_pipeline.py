@@ -1,4 +1,8 @@
 import json
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -177,3 +181,50 @@ def test_wrong_arguments(options, message):
     arguments = {"sources": [(Colours(0, 1), 1.0)], **OPTIONS, **options}
     with pytest.raises(ValueError, match=message):
         make_batches(arguments.pop("sources"), **arguments)
+
+
+WITH_WORKERS = """
+import sys
+from multiprocessing import active_children
+from sam2refiner_jax.train.data.pipeline import make_batches
+from sam2refiner_jax.train.data.sources import open_source
+
+if __name__ == "__main__":
+    sources = [(open_source("folder:" + sys.argv[1]), 1.0)]
+    batches = make_batches(sources, image_size=32, batch_size=4, seed=5, augment=None, workers=2)
+    next(batches)
+    print(*(child.pid for child in active_children()), flush=True)
+    sys.stdin.readline()
+    batches.close()
+    print("closed", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def is_running(process_id: str) -> bool:
+    try:
+        return Path("/proc", process_id, "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are looked up in /proc")
+@pytest.mark.parametrize("end", ["kill", "close"])
+def test_workers_end_with_the_process_that_started_them(end, pair_folder, tmp_path):
+    (tmp_path / "script.py").write_text(WITH_WORKERS)
+    command = [sys.executable, str(tmp_path / "script.py"), str(pair_folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        workers = process.stdout.readline().split()
+        assert len(workers) == 2
+        assert all(map(is_running, workers))
+        if end == "kill":
+            process.kill()
+        else:
+            process.stdin.write("\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == "closed\n"
+        deadline = time.monotonic() + 20
+        while any(map(is_running, workers)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not any(map(is_running, workers))
+        process.kill()
