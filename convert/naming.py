@@ -5,8 +5,11 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
-__all__ = ["official_key", "official_layout", "official_shape", "our_layout", "torch_key"]
+from sam2refiner_jax.checkpoints import CheckpointError
+
+__all__ = ["official_key", "official_layout", "our_layout", "torch_axes", "torch_key"]
 
 # The official modules that are numbered sequences have named parts here.
 _SEQUENCES = {
@@ -34,30 +37,29 @@ def torch_key(path: str) -> str:
     return f"{owner}.{_PARAMETERS.get(name, name)}" if owner else name
 
 
-def _axes(path: str, ndim: int) -> tuple[int, ...]:
-    """The order in which our axes stand in the official tensor."""
-    name = path.rpartition(".")[2]
-    if name in ("pos_embed", "pos_embed_window"):
-        return (0, 3, 1, 2)  # NHWC -> NCHW
-    if name == "kernel" and ndim == 2:
-        return (1, 0)  # in, out -> out, in
-    if name == "kernel" and re.search(r"output_upscaling|\bup[12]\b", path):
-        return (2, 3, 0, 1)  # H, W, in, out -> in, out, H, W: transposed convolutions
-    if name == "kernel":
-        return (3, 2, 0, 1)  # H, W, in, out -> out, in, H, W
-    return tuple(range(ndim))
+def torch_axes(path: str, weight: nnx.Variable) -> tuple[int, ...]:
+    """The order in which the axes of our weight stand in PyTorch's tensor, as the weight says (`nn/layers.py`).
+
+    Raises:
+      CheckpointError: if it does not say, or says it of other axes than it has.
+    """
+    layout, rank = weight.get_metadata().get("layout"), len(weight.shape)
+    if layout is None and (rank < 2 or path.rpartition(".")[2] != "kernel"):
+        return tuple(range(rank))
+    ours, _, theirs = (layout or "").partition("->")
+    if len(set(ours)) != rank or sorted(ours) != sorted(theirs):
+        raise CheckpointError(
+            f'{path} must say how PyTorch lays out its {rank} axes, such as layout="io->oi" on its nnx.Param, as the '
+            f"layers of sam2refiner_jax.nn.layers do; got {layout!r}"
+        )
+    return tuple(map(ours.index, theirs))
 
 
-def official_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The official tensor's shape for our parameter of `shape`."""
-    return tuple(shape[axis] for axis in _axes(path, len(shape)))
+def official_layout(array: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """Our array as PyTorch's tensor, a copy; `axes` is of `torch_axes`."""
+    return np.array(array.transpose(axes), order="C")
 
 
-def official_layout(path: str, array: np.ndarray) -> np.ndarray:
-    """Our array as the official tensor, a copy."""
-    return np.array(array.transpose(_axes(path, array.ndim)), order="C")
-
-
-def our_layout(path: str, tensor: np.ndarray) -> jax.Array:
-    """The official tensor as our array, a copy."""
-    return jnp.array(tensor.transpose(np.argsort(_axes(path, tensor.ndim))))
+def our_layout(tensor: np.ndarray, axes: tuple[int, ...]) -> jax.Array:
+    """PyTorch's tensor as our array, a copy; `axes` is of `torch_axes`."""
+    return jnp.array(tensor.transpose(np.argsort(axes)))

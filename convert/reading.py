@@ -1,123 +1,162 @@
-"""Reading official checkpoints: .pt, .safetensors, or a Hugging Face id."""
+"""Reading official checkpoints: files of PyTorch or safetensors, folders of them, or a Hugging Face id."""
 
 import os
-import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from sam2refiner_jax.checkpoints import CheckpointError, Weights, check_shapes, weight_shapes
+from sam2refiner_jax.checkpoints import (
+    CheckpointError,
+    Weights,
+    check_finite,
+    check_shapes,
+    describe_weights,
+    few,
+    is_checkpoint,
+)
 from sam2refiner_jax.config import PRESETS, SAM2Config
 
-from .naming import official_key, official_shape, our_layout
+from .files import INSTALL_HINT, as_array, first_line, open_tensors
+from .naming import official_key, our_layout, torch_axes
 
-__all__ = ["read_official", "read_tensors", "recognise", "weights_from_official"]
+__all__ = ["find_tensors", "read_official", "recognise", "weights_from_official"]
 
-INSTALL_HINT = "pip install 'sam2refiner_jax[convert]'"
+# Every SAM 2 model has it, and its shape tells their sizes.
+PATCHES = "image_encoder.trunk.patch_embed.proj.weight"
+# Parts of a name that wrappers of modules put in: DataParallel, torch.compile, FSDP, activation checkpointing.
+WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+# Under which names a file keeps its model rather than another: averages of it, a teacher.
+USUAL_NAMES = {"model", "state_dict", "model_state_dict", "sam2_model", "sam2"}
 
 
 def read_official(source: str | os.PathLike[str]) -> tuple[SAM2Config, Weights]:
     """The configuration and the weights, in our layout, of an official checkpoint.
 
-    Strict: every tensor of the file is used once, every parameter of the model is filled, all shapes are right.
+    Strict: every tensor of the model's dictionary is used once, every parameter of the model is filled, all shapes are
+    right, all numbers finite. The model may lie under other names in the file (`find_tensors`).
 
     Args:
-      source: path of a .pt or .safetensors file, or a Hugging Face id such as "facebook/sam2.1-hiera-tiny".
+      source: path of a .pt or .safetensors file, of the index of one in several files, or of a folder that holds one of
+        these; or a Hugging Face id such as "facebook/sam2.1-hiera-tiny".
 
     Raises:
       CheckpointError: naming what is wrong with it.
     """
     path = _local_file(source)
     try:
-        return weights_from_official(read_tensors(path))
+        if is_checkpoint(path):
+            raise CheckpointError("this is a checkpoint directory already; it is loaded as it is")
+        return weights_from_official(find_tensors(open_tensors(path)))
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def weights_from_official(tensors: dict[str, np.ndarray]) -> tuple[SAM2Config, Weights]:
-    """The same for tensors in memory, such as those of a PyTorch model's `state_dict()`.
+def weights_from_official(tensors: dict[str, Any]) -> tuple[SAM2Config, Weights]:
+    """The same for tensors in memory, such as a PyTorch model's `state_dict()`.
 
     Empties `tensors` on the way: each is let go as soon as its copy is made, so that a large checkpoint need not fit
     in memory twice.
 
+    Args:
+      tensors: of PyTorch, NumPy or a file (`StoredTensor`), by their official names.
+
     Raises:
-      CheckpointError: listing missing, surplus and wrongly shaped tensors.
+      CheckpointError: listing missing, surplus and wrongly shaped tensors; naming one with NaN or infinities.
     """
     config = recognise(tensors)
-    shapes = weight_shapes(config)
-    expected = {official_key(path): official_shape(path, shape) for path, shape in shapes.items()}
-    check_shapes(expected, {key: tensor.shape for key, tensor in tensors.items()})
-    return config, {path: our_layout(path, _pop_as_float32(tensors, official_key(path))) for path in shapes}
+    described = describe_weights(config)
+    axes = {path: torch_axes(path, weight) for path, weight in described.items()}
+    expected = {
+        official_key(path): tuple(weight.shape[axis] for axis in axes[path]) for path, weight in described.items()
+    }
+    check_shapes(expected, {key: tuple(tensor.shape) for key, tensor in tensors.items()})
+    return config, {path: our_layout(_pop_as_float32(tensors, official_key(path)), axes[path]) for path in described}
 
 
-def recognise(tensors: Mapping[str, np.ndarray]) -> SAM2Config:
+def find_tensors(content: Mapping[Any, Any]) -> dict[str, Any]:
+    """A SAM 2 model's tensors by their official names, from wherever they lie in what a file holds.
+
+    They are told by the names' ends: in nested dictionaries ("model", "state_dict"), behind a prefix ("sam2_model."),
+    with the parts that wrappers of modules put into names ("module.", "_orig_mod.").
+
+    Args:
+      content: tensors by name, possibly in nested dictionaries.
+
+    Raises:
+      CheckpointError: if there is no such model, or several, of which none lies under a usual name.
+    """
+    found: dict[str, tuple[str, dict[str, Any]]] = {}
+    for place, tensors in _dictionaries(content, ()):
+        for key in tensors:
+            if key == PATCHES or key.endswith("." + PATCHES):
+                prefix = key.removesuffix(PATCHES)
+                found[".".join((*place, prefix.rstrip("."))).strip(".")] = (prefix, tensors)
+    if len(found) > 1:
+        usual = [name for name in found if USUAL_NAMES.issuperset(name.split(".") if name else ())]
+        if len(usual) != 1:
+            raise CheckpointError(f"the file holds several SAM 2 models: {few(list(found))}; it must hold one")
+        found = {usual[0]: found[usual[0]]}
+    if not found:
+        raise CheckpointError(_what_else([t for _, tensors in _dictionaries(content, ()) for t in tensors.items()]))
+    prefix, tensors = next(iter(found.values()))
+    named = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
+    if len(named) < len(tensors):
+        raise CheckpointError(f"the file holds tensors of one name with and without {prefix!r} before it")
+    return named
+
+
+def _dictionaries(
+    content: Mapping[Any, Any], place: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+    """Every dictionary with tensors in it, the names under which it lies, its own names without wrappers' parts."""
+    tensors: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _dictionaries(value, (*place, str(key)))
+            continue
+        name = ".".join(part for part in str(key).split(".") if part not in WRAPPERS)
+        if name in tensors:
+            raise CheckpointError(f"the file holds {name} with and without a wrapper's name in it")
+        tensors[name] = value
+    if tensors:
+        yield place, tensors
+
+
+def _what_else(tensors: list[tuple[str, Any]]) -> str:
+    """Why these are no SAM 2 model's."""
+    names = [name for name, _ in tensors]
+    if any(name.startswith(("vision_encoder.", "shared_image_embedding.")) for name in names):
+        return "this is a checkpoint in the format of the transformers library; use the official .pt of the model"
+    if any(name.endswith("image_encoder.patch_embed.proj.weight") for name in names):
+        return "this is a checkpoint of the first Segment Anything, not of SAM 2"
+    shown = few([f"{name} {tuple(tensor.shape)}" for name, tensor in tensors]) or "no tensor"
+    return f"these are not the tensors of a SAM 2 model: expected {PATCHES} among them, got {shown}"
+
+
+def recognise(tensors: Mapping[str, Any]) -> SAM2Config:
     """The preset whose checkpoint these tensors are, told from their names and shapes alone.
 
     Raises:
       CheckpointError: if they are of no SAM 2 model.
     """
-    embed = tensors.get("image_encoder.trunk.patch_embed.proj.weight")
-    if embed is None or "sam_mask_decoder.iou_token.weight" not in tensors:
-        if any(key.startswith(("vision_encoder.", "shared_image_embedding.")) for key in tensors):
-            raise CheckpointError(
-                "this is a checkpoint in the format of the transformers library; use the official .pt of the model"
-            )
-        raise CheckpointError("these are not the tensors of a SAM 2 model")
+    if PATCHES not in tensors:
+        raise CheckpointError(_what_else(list(tensors.items())))
+    width = tensors[PATCHES].shape[0]
     blocks = {match[1] for key in tensors if (match := re.match(r"image_encoder\.trunk\.blocks\.(\d+)\.", key))}
     is_sam21 = "no_obj_embed_spatial" in tensors or "obj_ptr_tpos_proj.weight" in tensors
     for config in PRESETS.values():
         trunk = config.trunk
-        same_trunk = trunk.embed_dim == embed.shape[0] and sum(trunk.stages) == len(blocks)
+        same_trunk = trunk.embed_dim == width and sum(trunk.stages) == len(blocks)
         if same_trunk and config.no_obj_embed_spatial == is_sam21:
             return config
+    known = {f"{sum(c.trunk.stages)} from {c.trunk.embed_dim}" for c in PRESETS.values()}
     raise CheckpointError(
-        f"no SAM 2 model has a trunk of {len(blocks)} blocks that starts with {embed.shape[0]} channels"
+        f"no SAM 2 model has a trunk of {len(blocks)} blocks that starts with {width} channels; known are "
+        f"{', '.join(sorted(known))}"
     )
-
-
-def read_tensors(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a .pt or .safetensors file by name; nothing in the file is executed.
-
-    Raises:
-      CheckpointError: if the file is damaged, or holds anything but named tensors.
-    """
-    if not path.is_file():
-        raise CheckpointError("not a file, a checkpoint directory or a Hugging Face id")
-    if path.stat().st_size == 0:
-        raise CheckpointError("the file is empty")
-    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pt(path)
-
-
-def _read_pt(path: Path) -> dict[str, np.ndarray]:
-    try:
-        import torch
-    except ImportError as error:
-        raise CheckpointError(f"reading it needs PyTorch: {INSTALL_HINT}") from error
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            "the file is damaged, or holds code or objects besides tensors; nothing in it was executed"
-        ) from error
-    except Exception as error:  # PyTorch raises many kinds for a damaged file.
-        raise CheckpointError(f"damaged or not a PyTorch file: {_first_line(error)}") from error
-    tensors = content.get("model", content) if isinstance(content, dict) else None
-    if not isinstance(tensors, dict) or not all(isinstance(t, torch.Tensor) for t in tensors.values()):
-        raise CheckpointError("the file must hold a dictionary of tensors, under 'model' as officially")
-    return {key: (t.float() if t.is_floating_point() else t).numpy() for key, t in tensors.items()}
-
-
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    try:
-        from safetensors.numpy import load_file
-    except ImportError as error:
-        raise CheckpointError(f"reading it needs safetensors: {INSTALL_HINT}") from error
-    try:
-        return dict(load_file(path))
-    except Exception as error:
-        raise CheckpointError(f"damaged or not a safetensors file: {_first_line(error)}") from error
 
 
 def _local_file(source: str | os.PathLike[str]) -> Path:
@@ -134,18 +173,19 @@ def _local_file(source: str | os.PathLike[str]) -> Path:
         return Path(hf_hub_download(str(source), filename))
     except Exception as error:
         raise CheckpointError(
-            f"{source} is no local file, and {filename} cannot be downloaded from Hugging Face: {_first_line(error)} "
+            f"{source} is no local file, and {filename} cannot be downloaded from Hugging Face: {first_line(error)} "
             '("nano" is a small model that comes with the package)'
         ) from error
 
 
-def _pop_as_float32(tensors: dict[str, np.ndarray], key: str) -> np.ndarray:
+def _pop_as_float32(tensors: dict[str, Any], key: str) -> np.ndarray:
     tensor = tensors.pop(key)
-    if not np.issubdtype(tensor.dtype, np.floating) and tensor.dtype.name != "bfloat16":
-        raise CheckpointError(f"{key} must hold floating-point numbers, got {tensor.dtype}")
-    return tensor.astype(np.float32, copy=False)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    try:
+        array = as_array(tensor) if hasattr(tensor, "detach") else np.asarray(tensor)
+    except CheckpointError as error:
+        raise CheckpointError(f"{key}: {error}") from error
+    if not np.issubdtype(array.dtype, np.floating) and array.dtype.name != "bfloat16":
+        raise CheckpointError(f"{key} must hold floating-point numbers, got {array.dtype}")
+    array = array.astype(np.float32, copy=False)
+    check_finite(key, array)
+    return array

@@ -7,13 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax import nnx
 
 from sam2refiner_jax.atomic import new_file
-from sam2refiner_jax.checkpoints import CheckpointError, Weights, load_weights, read_refiner, save_weights
+from sam2refiner_jax.checkpoints import (
+    CheckpointError,
+    Weights,
+    check_shapes,
+    describe_refiner,
+    describe_weights,
+    load_weights,
+    read_refiner,
+    save_weights,
+)
 from sam2refiner_jax.config import SAM2Config
 
-from .naming import official_key, official_layout, torch_key
-from .reading import INSTALL_HINT, read_official
+from .files import INSTALL_HINT
+from .naming import official_key, official_layout, torch_axes, torch_key
+from .reading import read_official
 
 __all__ = ["convert_checkpoint", "export_checkpoint", "export_refiner"]
 
@@ -40,7 +51,7 @@ def export_checkpoint(directory: str | os.PathLike[str], path: str | os.PathLike
       FileExistsError: if `path` exists already.
     """
     config, weights = load_weights(directory)
-    _save_tensors(path, weights, official_key)
+    _save_tensors(path, weights, describe_weights(config), official_key)
     return config
 
 
@@ -54,14 +65,19 @@ def export_refiner(directory: str | os.PathLike[str], path: str | os.PathLike[st
       CheckpointError: if `directory` is not a refiner checkpoint.
       FileExistsError: if `path` exists already.
     """
-    config, _, weights = read_refiner(directory)
-    _save_tensors(path, weights, torch_key, config=dataclasses.asdict(config))
+    config, base, weights = read_refiner(directory)
+    _save_tensors(path, weights, describe_refiner(config, base), torch_key, config=dataclasses.asdict(config))
     return config
 
 
 def _save_tensors(
-    path: str | os.PathLike[str], weights: Weights, key: Callable[[str], str], **more: dict[str, Any]
+    path: str | os.PathLike[str],
+    weights: Weights,
+    described: dict[str, nnx.Variable],
+    key: Callable[[str], str],
+    **more: dict[str, Any],
 ) -> None:
+    check_shapes({name: tuple(v.shape) for name, v in described.items()}, {n: np.shape(w) for n, w in weights.items()})
     try:
         import torch
     except ImportError as error:
@@ -69,6 +85,6 @@ def _save_tensors(
     tensors = {}
     for ours in list(weights):
         array = np.asarray(weights.pop(ours)).astype(np.float32, copy=False)
-        tensors[key(ours)] = torch.from_numpy(official_layout(ours, array))
+        tensors[key(ours)] = torch.from_numpy(official_layout(array, torch_axes(ours, described[ours])))
     with new_file(path) as partial:
         torch.save({"model": tensors, **more}, partial)

@@ -4,7 +4,8 @@ import dataclasses
 import importlib.metadata
 import json
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ __all__ = [
     "CheckpointError",
     "Weights",
     "build_model",
+    "describe_refiner",
+    "describe_weights",
+    "is_checkpoint",
     "is_refiner",
     "load_model",
     "load_refiner",
@@ -47,6 +51,8 @@ WEIGHTS_FOLDER = "weights"
 # Where a checkpoint keeps the refiner that belongs to it.
 REFINER_FOLDER = "refiner"
 FORMAT_VERSION = 1
+# Suffixes of files that the converter reads.
+TENSOR_FILES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 COMPUTE_DTYPES = (jnp.float32, jnp.bfloat16)
 # Checkpoints that come with the package, by the names that `load_model` knows them by.
 BUNDLED = {"nano": Path(__file__).parent / "bundled" / "nano"}
@@ -94,9 +100,10 @@ def load_model(
     """A model with the weights of a checkpoint.
 
     Args:
-      source: "nano", the small model that comes with the package; a directory written by `save_model` or
-        `sam2refiner convert`; or, with the `convert` extra installed, an official .pt, a .safetensors of the same
-        tensors, or a Hugging Face id such as "facebook/sam2.1-hiera-large".
+      source: a directory written by `save_model` or `sam2refiner convert`; "nano", the small model that comes with
+        the package, unless a folder of that name here holds a checkpoint, which is warned of; or, with the `convert`
+        extra installed, what `sam2refiner_jax.convert.read_official` reads: an official .pt, a .safetensors of the
+        same tensors, a folder of one, or a Hugging Face id such as "facebook/sam2.1-hiera-large".
       refiner: a directory written by `save_refiner`. Unless given, the refiner that `source` was saved with, if any.
       dtype: computation type, float32 or bfloat16. In bfloat16 the weights of matrix products and convolutions are
         stored so too.
@@ -107,8 +114,8 @@ def load_model(
       ValueError: on an unknown dtype.
     """
     dtype = _compute_dtype(dtype)
-    source = BUNDLED.get(os.fspath(source), source)
-    if (Path(source) / CONFIG_FILE).is_file():
+    source = _found(source)
+    if is_checkpoint(source):
         config, weights = load_weights(source)
         if refiner is None and (Path(source) / REFINER_FOLDER).is_dir():
             refiner = Path(source) / REFINER_FOLDER
@@ -116,6 +123,27 @@ def load_model(
         config, weights = _official_reader()(source)
     model = model_from_weights(config, weights, dtype=dtype)
     return model if refiner is None else model.with_refiner(load_refiner(refiner, config, dtype=dtype))
+
+
+def _found(source: str | os.PathLike[str]) -> Path | str:
+    """What `source` means: a local checkpoint goes before one of the package's of the same name."""
+    bundled = BUNDLED.get(os.fspath(source))
+    if bundled is None:
+        return os.fspath(source)
+    local = Path(source)
+    if not (is_checkpoint(local) or (local.is_dir() and any(f.suffix in TENSOR_FILES for f in local.iterdir()))):
+        return bundled
+    warnings.warn(
+        f"{local.absolute()} is loaded, not the model {str(source)!r} that comes with the package ({bundled})",
+        stacklevel=3,
+    )
+    return local
+
+
+def is_checkpoint(directory: str | os.PathLike[str]) -> bool:
+    """Whether a folder is a checkpoint directory of ours, of a model or a refiner, whole or damaged."""
+    # Folders of the transformers library have a configuration of that name too.
+    return (Path(directory) / CONFIG_FILE).is_file() and (Path(directory) / WEIGHTS_FOLDER).is_dir()
 
 
 def save_model(model: SAM2, directory: str | os.PathLike[str]) -> None:
@@ -153,18 +181,18 @@ def load_refiner(directory: str | os.PathLike[str], base: SAM2Config, *, dtype: 
       CheckpointError: if it is none, is damaged, or was made for models of other sizes.
     """
     config, made_for, weights = read_refiner(directory)
-    sizes = _sizes(base)
-    if made_for != sizes:
-        differences = [f"{k} {made_for.get(k)}, the model has {v}" for k, v in sizes.items() if made_for.get(k) != v]
+    needed, sizes = _sizes(made_for), _sizes(base)
+    if needed != sizes:
+        differences = [f"{k} {needed[k]}, the model has {v}" for k, v in sizes.items() if needed[k] != v]
         raise CheckpointError(f"{directory} holds a refiner for other models: it needs {'; '.join(differences)}")
     dtype = _compute_dtype(dtype)
-    refiner = nnx.eval_shape(lambda: build_refiner(config, base, dtype=dtype, rngs=NoKeys()))
+    refiner = _abstract_refiner(config, base, dtype)
     _set_variables(refiner, weights, dtype)
     return refiner
 
 
-def read_refiner(directory: str | os.PathLike[str]) -> tuple[Any, dict[str, Any], Weights]:
-    """The configuration of a refiner checkpoint, the sizes of the models it is for, and its weights.
+def read_refiner(directory: str | os.PathLike[str]) -> tuple[Any, SAM2Config, Weights]:
+    """The configuration of a refiner checkpoint, that of a model it is for, and its weights.
 
     Raises:
       CheckpointError: if it is none, or is damaged.
@@ -173,8 +201,8 @@ def read_refiner(directory: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]
     try:
         entry = document["refiner"]
         config = read_refiner_config(entry["kind"], entry["config"])
-        made_for = {k: tuple(v) if isinstance(v, list) else v for k, v in entry["base"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        made_for = SAM2Config.from_dict(entry["model"]) if "model" in entry else _model_of_sizes(**entry["base"])
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{Path(directory) / CONFIG_FILE} does not describe a refiner: {error}") from error
     return config, made_for, _restore(Path(directory))
 
@@ -190,12 +218,20 @@ def _sizes(config: SAM2Config) -> dict[str, Any]:
     return {"hidden_dim": config.hidden_dim, "stage_dims": config.trunk.stage_dims}
 
 
+def _model_of_sizes(hidden_dim: int, stage_dims: list[int]) -> SAM2Config:
+    """A model that a refiner of these `_sizes` is for: files of earlier versions tell no more of theirs."""
+    config = SAM2Config()
+    trunk = dataclasses.replace(config.trunk, embed_dim=stage_dims[0])
+    return dataclasses.replace(config, hidden_dim=hidden_dim, trunk=trunk)
+
+
 def _write_refiner(directory: Path, model: SAM2) -> None:
     assert model.refiner is not None
     entry = {
         "kind": model.refiner.kind,
         "config": dataclasses.asdict(model.refiner.config),
         "base": _sizes(model.config),
+        "model": model.config.to_dict(),
     }
     weights = {path: variable[...] for path, variable in _flat_variables(model.refiner).items()}
     _write_weights(directory, {"refiner": entry}, weights)
@@ -208,7 +244,17 @@ def weights_of(model: SAM2) -> Weights:
 
 def weight_shapes(config: SAM2Config) -> dict[str, tuple[int, ...]]:
     """The shape of every parameter and buffer of a model of this configuration."""
-    return {path: tuple(v.shape) for path, v in _flat_variables(_abstract_model(config, jnp.float32)).items()}
+    return {path: tuple(variable.shape) for path, variable in describe_weights(config).items()}
+
+
+def describe_weights(config: SAM2Config) -> dict[str, nnx.Variable]:
+    """Every parameter and buffer of a model of this configuration: shape, type and metadata, without the numbers."""
+    return _flat_variables(_abstract_model(config, jnp.float32))
+
+
+def describe_refiner(config: Any, base: SAM2Config) -> dict[str, nnx.Variable]:
+    """The same of a refiner of this configuration for models of the configuration `base`."""
+    return _flat_variables(_abstract_refiner(config, base, jnp.dtype(jnp.float32)))
 
 
 def model_from_weights(config: SAM2Config, weights: Mapping[str, Any], *, dtype: DTypeLike = jnp.float32) -> SAM2:
@@ -248,17 +294,33 @@ def storage_dtype(path: str, dtype: DTypeLike) -> np.dtype:
 
 
 def check_shapes(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:
-    """Raises a CheckpointError that lists the differences, if there are any."""
-    problems = [f"missing {name} {shape}" for name, shape in expected.items() if name not in found]
-    problems += [f"unexpected {name} {shape}" for name, shape in found.items() if name not in expected]
-    problems += [
-        f"{name} must have shape {expected[name]}, got {shape}"
-        for name, shape in found.items()
-        if name in expected and shape != expected[name]
-    ]
-    if problems:
-        shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
-        raise CheckpointError(f"the weights do not fit the model: {shown}")
+    """Raises a CheckpointError that says the differences, if there are any: of each kind a few, and how many more."""
+    kinds = (
+        [f"missing {name} {shape}" for name, shape in expected.items() if name not in found],
+        [f"unexpected {name} {shape}" for name, shape in found.items() if name not in expected],
+        [
+            f"{name} must have shape {expected[name]}, got {shape}"
+            for name, shape in found.items()
+            if name in expected and shape != expected[name]
+        ],
+    )
+    if any(kinds):
+        raise CheckpointError(f"the weights do not fit the model: {'; '.join(few(k) for k in kinds if k)}")
+
+
+def few(problems: Sequence[str], most: int = 3) -> str:
+    """The first of them in a line, and how many more there are."""
+    return ", ".join(problems[:most]) + (f" and {len(problems) - most} more" if len(problems) > most else "")
+
+
+def check_finite(name: str, array: np.ndarray) -> None:
+    """Raises a CheckpointError that names the weight if one of its numbers is NaN or infinite."""
+    finite = np.isfinite(array)
+    if not finite.all():
+        nan, bad = int(np.isnan(array).sum()), int(finite.size - finite.sum())
+        raise CheckpointError(
+            f"{name} must hold finite numbers, got {nan} NaN and {bad - nan} infinite of {finite.size}"
+        )
 
 
 def save_weights(directory: str | os.PathLike[str], config: SAM2Config, weights: Mapping[str, Any]) -> None:
@@ -291,6 +353,8 @@ def load_weights(directory: str | os.PathLike[str]) -> tuple[SAM2Config, Weights
     """
     directory = Path(directory).absolute()
     document = _read_document(directory, "model")
+    if "refiner" in document:
+        raise CheckpointError(f"{directory} holds a refiner alone, not a model; give it as `refiner`")
     try:
         config = SAM2Config.from_dict(document["model"])
     except (ValueError, KeyError, TypeError) as error:
@@ -319,10 +383,13 @@ def _restore(directory: Path) -> Weights:
             # On the host: JAX arrays that Orbax makes are bound to a device, and what is computed with them compiles
             # again when arrays that are not come in.
             args = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
-            return checkpointer.restore(folder, restore_args=args)
+            weights = checkpointer.restore(folder, restore_args=args)
     except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged directory.
         reason = str(error).strip().splitlines()
         raise CheckpointError(f"cannot read the weights in {directory}: {reason[0] if reason else error!r}") from error
+    for name, weight in weights.items():
+        check_finite(f"{directory}: {name}", weight)
+    return weights
 
 
 def _compute_dtype(dtype: DTypeLike) -> np.dtype:
@@ -333,6 +400,10 @@ def _compute_dtype(dtype: DTypeLike) -> np.dtype:
 
 def _abstract_model(config: SAM2Config, dtype: DTypeLike) -> SAM2:
     return nnx.eval_shape(lambda: SAM2(config, dtype=dtype, rngs=NoKeys()))
+
+
+def _abstract_refiner(config: Any, base: SAM2Config, dtype: DTypeLike) -> Refiner:
+    return nnx.eval_shape(lambda: build_refiner(config, base, dtype=dtype, rngs=NoKeys()))
 
 
 def _flat_variables(model: nnx.Module) -> dict[str, nnx.Variable]:

@@ -94,8 +94,10 @@ class Hiera(nnx.Module):
         self.dtype = dtype
         dim, heads = config.embed_dim, config.num_heads
         self.patch_embed = nnx.Dict(proj=conv(3, dim, 7, stride=4, padding=3, dtype=dtype, rngs=rngs))
-        self.pos_embed = nnx.Param(jnp.zeros((1, *config.window_pos_embed_bkg_spatial_size, dim)))
-        self.pos_embed_window = nnx.Param(jnp.zeros((1, config.window_spec[0], config.window_spec[0], dim)))
+        background = (1, *config.window_pos_embed_bkg_spatial_size, dim)
+        self.pos_embed = nnx.Param(jnp.zeros(background), layout="bhwc->bchw")
+        in_window = (1, config.window_spec[0], config.window_spec[0], dim)
+        self.pos_embed_window = nnx.Param(jnp.zeros(in_window), layout="bhwc->bchw")
         blocks: list[MultiScaleBlock] = []
         stage_ends = []
         for stage, depth in enumerate(config.stages):

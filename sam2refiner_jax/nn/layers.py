@@ -16,6 +16,11 @@ from .initializers import fan_in_uniform, normal
 __all__ = ["Buffer", "MLP", "UpConv2x2", "conv", "embedding", "gelu", "layer_norm", "linear"]
 
 
+# What is to be known of a weight and not told by its name or shape is metadata of its `nnx.Param`, given where it is
+# made: `nnx.with_metadata` for a layer of Flax's, a keyword for a weight of one's own. `layout` says in which order our
+# axes (i and o: the channels that go in and come out) stand in PyTorch; a weight without has them in the same order.
+
+
 class Buffer(nnx.Variable):
     """A tensor that belongs to the model's state but is never trained."""
 
@@ -44,7 +49,7 @@ def linear(in_features: int, out_features: int, *, dtype: DTypeLike, rngs: nnx.R
     return nnx.Linear(
         in_features,
         out_features,
-        kernel_init=fan_in_uniform(),
+        kernel_init=nnx.with_metadata(fan_in_uniform(), layout="io->oi"),
         dtype=dtype,
         dot_general=last_axis_product,
         rngs=rngs,
@@ -97,7 +102,7 @@ def conv(
         padding=[(vertical, vertical), (horizontal, horizontal)],
         feature_group_count=groups,
         use_bias=use_bias,
-        kernel_init=fan_in_uniform(),
+        kernel_init=nnx.with_metadata(fan_in_uniform(), layout="hwio->oihw"),
         dtype=dtype,
         rngs=rngs,
     )
@@ -113,7 +118,7 @@ class UpConv2x2(nnx.Module):
         self.dtype = dtype
         # PyTorch takes the outputs of transposed convolutions for their inputs here.
         drawn = fan_in_uniform()(rngs.params(), (2, 2, out_features, in_features), jnp.float32)
-        self.kernel = nnx.Param(drawn.swapaxes(-1, -2))
+        self.kernel = nnx.Param(drawn.swapaxes(-1, -2), layout="hwio->iohw")
         self.bias = nnx.Param(jnp.zeros(out_features))
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c2"]:

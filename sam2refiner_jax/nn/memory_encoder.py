@@ -41,7 +41,8 @@ class DepthwiseConv(nnx.Module):
 
     def __init__(self, dim: int, kernel_size: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.dtype = dtype
-        self.kernel = nnx.Param(fan_in_uniform()(rngs.params(), (kernel_size, kernel_size, 1, dim), jnp.float32))
+        drawn = fan_in_uniform()(rngs.params(), (kernel_size, kernel_size, 1, dim), jnp.float32)
+        self.kernel = nnx.Param(drawn, layout="hwio->oihw")
         self.bias = nnx.Param(jnp.zeros(dim))
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from sam2refiner_jax import PRESETS, SAM2
-from sam2refiner_jax.checkpoints import model_from_weights, weight_shapes
+from sam2refiner_jax.checkpoints import describe_weights, model_from_weights
 from sam2refiner_jax.convert import weights_from_official
-from sam2refiner_jax.convert.naming import official_key, our_layout
+from sam2refiner_jax.convert.naming import official_key, our_layout, torch_axes
 
 # All kinds of block that a trunk has: the first of a stage and others, within windows and over the whole map.
 FEW_BLOCKS = {"stages": (1, 2, 3, 1), "global_att_blocks": (4,)}
@@ -112,7 +112,11 @@ def ours_of_few_blocks(official: torch.nn.Module, name: str, image_size: int) ->
     trunk = dataclasses.replace(PRESETS[name].trunk, **FEW_BLOCKS)
     config = dataclasses.replace(PRESETS[name], trunk=trunk, image_size=image_size)
     tensors = {key: tensor.numpy() for key, tensor in official.state_dict().items()}
-    return model_from_weights(config, {p: our_layout(p, tensors[official_key(p)]) for p in weight_shapes(config)})
+    weights = {
+        path: our_layout(tensors[official_key(path)], torch_axes(path, weight))
+        for path, weight in describe_weights(config).items()
+    }
+    return model_from_weights(config, weights)
 
 
 def official_image_predictor(official: torch.nn.Module, **kwargs):
