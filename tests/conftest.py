@@ -1,12 +1,20 @@
 """Photos to test on: real ones from a folder of data beside the repository where there is one, else generated ones."""
 
+import gc
+import importlib.metadata
 import os
 import sys
 from pathlib import Path
 
 # Compiling takes most of the tests' time. XLA reads these when JAX starts, here and in processes that tests start: no
-# optimisation of its code for CPUs, unless the flags of the user say otherwise, and programs kept for the next run.
-os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
+# optimisation of its code for CPUs and the quicker of its two generators of fused loops, unless the flags of the user say
+# otherwise, and programs kept for the next run. `make test` runs the tests marked `optimised` in a process of their own,
+# with the code that users run (SAM2REFINER_OPTIMISED).
+QUICK = ["--xla_backend_optimization_level=0"]
+if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 12):  # later ones have one generator
+    QUICK.append("--xla_cpu_use_fusion_emitters=false")
+if not os.environ.get("SAM2REFINER_OPTIMISED"):
+    os.environ["XLA_FLAGS"] = " ".join([*QUICK, os.environ.get("XLA_FLAGS", "")])
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # libtpu is installed for its compiler alone
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / "xla"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
@@ -16,6 +24,9 @@ import pytest
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent / "reference"))
+
+# Tracing makes millions of objects that stay: looking for garbage among them takes a fifth of its time.
+gc.set_threshold(200_000, 20, 20)
 
 DATA = Path(os.environ.get("SAM2REFINER_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
