@@ -10,6 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar, cast
 
+import jax
 import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image
@@ -372,6 +373,8 @@ def open_frames(
         return VideoFile(path, size)
     if isinstance(source, bytes):
         return VideoFile(source, size)
+    if isinstance(source, jax.Array):
+        source = np.asarray(source)
     if isinstance(source, (Sequence, np.ndarray)):
         return FrameList(cast(Sequence[Photo], source), size)  # str and bytes, also sequences, were above
     return FrameStream(iter(source), size, kept=kept)

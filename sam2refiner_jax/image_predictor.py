@@ -153,8 +153,9 @@ class SAM2ImagePredictor:
         """Computes the features of a photo.
 
         Args:
-          image: a PIL image, or an array (h, w), (h, w, 1), (h, w, 3) or (h, w, 4) in RGB order, uint8 or floats
-            in [0, 1]. Grayscale is repeated to three channels, transparency dropped.
+          image: a PIL image, or an array of NumPy or JAX, (h, w), (h, w, 1), (h, w, 3) or (h, w, 4) in RGB order:
+            integers in [0, 255], floats in [0, 1], or a 16-bit photo in uint16. Grayscale is repeated to three
+            channels, transparency dropped.
 
         Raises:
           TypeError, ValueError: on anything else.
@@ -186,8 +187,9 @@ class SAM2ImagePredictor:
 
         Args:
           point_coords: (n, 2) clicks, x and y in pixels.
-          point_labels: (n,) 1 for a click on the object, 0 for one off it.
-          box: (4,) x0, y0, x1, y1 in pixels.
+          point_labels: (n,) 1 for a click on the object, 0 for one off it, 2 and 3 for a box's top left and bottom
+            right corner, -1 for a point that only pads.
+          box: (4,) x0, y0, x1, y1 in pixels, or (2, 2) its corners; with clicks, a box for each object's clicks.
           mask_input: (1, m, m) low-resolution logits of an earlier prediction; m is 256 for 1024-pixel models.
           multimask_output: three masks, for ambiguous prompts such as a single click; otherwise one.
           return_logits: masks as logits instead of 0 and 1.

@@ -3,18 +3,23 @@
 import os
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 __all__ = ["PHOTO_SUFFIXES", "Photo", "as_rgb", "preprocess_image", "read_photo"]
 
-Photo = np.ndarray | Image.Image
+Photo = np.ndarray | jax.Array | Image.Image
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 # ImageNet statistics, as the released models were trained with.
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 STD = np.array([0.229, 0.224, 0.225], np.float32)
+
+# From 16 bits to 8.
+SIXTEEN_BITS = 257
 
 
 def read_photo(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "h w 3"]:
@@ -40,32 +45,53 @@ def as_rgb(image: Photo) -> np.ndarray:
     Grayscale becomes three equal channels; transparency is dropped, as `PIL.Image.convert("RGB")` does.
 
     Args:
-      image: a PIL image, or an array (h, w), (h, w, 1), (h, w, 3) or (h, w, 4), RGB order, uint8 or floats in [0, 1].
+      image: a PIL image, or an array of NumPy or JAX, (h, w), (h, w, 1), (h, w, 3) or (h, w, 4), RGB order: floats in
+        [0, 1], integers of any type in [0, 255], or 16-bit photos, uint16 in [0, 65535]. No 16-bit photo that shows
+        anything stays within 255, so uint16 that does is taken as [0, 255].
 
     Raises:
       TypeError: if it is neither.
       ValueError: on a shape, data type or value range other than the above, or an image without pixels.
     """
     if isinstance(image, Image.Image):
-        if image.mode.startswith("I;16"):  # PIL would clip 16-bit values at 255 instead of scaling them.
-            image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
-        image = np.asarray(image.convert("RGB"))
+        image = _pil_array(image)
+    elif isinstance(image, jax.Array):
+        image = np.asarray(image)
     elif not isinstance(image, np.ndarray):
-        raise TypeError(f"image must be a numpy array or a PIL image, got {type(image).__name__}")
+        raise TypeError(f"image must be a NumPy or JAX array or a PIL image, got {type(image).__name__}")
     if image.ndim == 2:
         image = image[..., None]
     if image.ndim != 3 or image.shape[-1] not in (1, 3, 4):
         raise ValueError(f"image must have shape (h, w), (h, w, 1), (h, w, 3) or (h, w, 4), got {image.shape}")
     if 0 in image.shape:
         raise ValueError(f"image must have at least one pixel, got shape {image.shape}")
-    if np.issubdtype(image.dtype, np.floating):
-        image = image.astype(np.float32, copy=False)
-        low, high = image.min(), image.max()
+    image = _in_range(image)
+    return np.broadcast_to(image, (*image.shape[:2], 3)) if image.shape[-1] == 1 else image[..., :3]
+
+
+def _pil_array(image: Image.Image) -> np.ndarray:
+    """PIL would clip values of more than 8 bits at 255, and floats in [0, 1] to black, instead of scaling them."""
+    if image.mode.startswith("I;16"):
+        return (np.asarray(image) / SIXTEEN_BITS).round().astype(np.uint8)
+    return np.asarray(image if image.mode in ("I", "F") else image.convert("RGB"))
+
+
+def _in_range(image: np.ndarray) -> np.ndarray:
+    """The image as uint8, or as float32 in [0, 1]."""
+    if image.dtype == np.uint8:
+        return image
+    if not jnp.issubdtype(image.dtype, jnp.floating) and not np.issubdtype(image.dtype, np.integer):
+        raise ValueError(f"image must be of integers or floating-point numbers, got {image.dtype}")
+    low, high = image.min(), image.max()
+    if jnp.issubdtype(image.dtype, jnp.floating):  # bfloat16 as well
         if not (low >= 0 and high <= 1):
             raise ValueError(f"a floating-point image must have values in [0, 1], got {low} to {high}")
-    elif image.dtype != np.uint8:
-        raise ValueError(f"image must be uint8 or floating-point, got {image.dtype}")
-    return np.broadcast_to(image, (*image.shape[:2], 3)) if image.shape[-1] == 1 else image[..., :3]
+        return image.astype(np.float32, copy=False)
+    if image.dtype == np.uint16 and high > 255:
+        return (image / SIXTEEN_BITS).round().astype(np.uint8)
+    if not (low >= 0 and high <= 255):
+        raise ValueError(f"an image of {image.dtype} must have values in [0, 255], got {low} to {high}")
+    return image.astype(np.uint8)
 
 
 def preprocess_image(

@@ -3,7 +3,9 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+import torch
 from official import build_official, official_image_predictor, ours_of_few_blocks, randomise
+from PIL import Image
 from small import small_model
 
 from sam2refiner_jax import SAM2ImagePredictor
@@ -122,6 +124,65 @@ def test_refinement_rounds_with_masks_equal_official(on_photo, photo):
         assert_equal_predictions(on_photo, mask_input=low_res_k, multimask_output=False)
         assert_equal_predictions(on_photo, mask_input=low_res_k, **prompts_for(photo, 2), multimask_output=False)
     assert_equal_predictions(on_photo, mask_input=low_res[:1], **prompts_for(photo, 1, 1))
+
+
+CORNERS = BOXES.reshape(3, 2, 2)
+AWKWARD_PROMPTS = {
+    "padding": {"point_coords": [[0.28, 0.31], [-9, -9]], "point_labels": [1, -1]},
+    "corners": {"point_coords": np.concatenate([CORNERS[0], CLICKS[1:2]]), "point_labels": [2, 3, 0]},
+    "one corner": {"point_coords": CORNERS[0, :1], "point_labels": [2]},
+    "rows of unequal length": {
+        "point_coords": CLICKS[:4].reshape(2, 2, 2) * [[[1], [1]], [[1], [0]]],
+        "point_labels": [[1, 0], [1, -1]],
+    },
+    "12 corners": {"point_coords": np.tile(CORNERS[0], (6, 1)), "point_labels": [2, 3] * 6},
+    "no points": {"point_coords": np.zeros((0, 2)), "point_labels": np.zeros(0)},
+    "no points and a box": {"point_coords": np.zeros((0, 2)), "point_labels": np.zeros(0), "box": BOXES[0]},
+    "beyond the edge": {"point_coords": [[1.01, 0.5], [0.5, -0.02]], "point_labels": [1, 0]},
+    "box (2, 2)": {"box": CORNERS[0]},
+    "boxes (3, 2, 2)": {"box": CORNERS},
+    "boxes (1, 3, 4)": {"box": BOXES[None]},
+}
+
+
+@pytest.mark.parametrize("name", AWKWARD_PROMPTS)
+def test_awkward_prompts_equal_official(on_photo, name):
+    assert_equal_predictions(on_photo, **AWKWARD_PROMPTS[name], normalize_coords=False)
+
+
+def test_masks_for_several_objects_equal_official(on_photo, photo):
+    masks = np.random.default_rng(0).normal(0, 5, (2, 1, 64, 64)).astype(np.float32)
+    boxes = {"box": BOXES[:2] * np.tile([photo.shape[1], photo.shape[0]], 2)}
+    for prompts in ({**boxes, "mask_input": masks}, {**boxes, "mask_input": masks[0]}):
+        assert_equal_predictions(on_photo, **prompts)
+    assert_equal_predictions(on_photo, **prompts_for(photo, 2), mask_input=masks)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_tensors_equal_official(on_photo, dtype):
+    prompts = {
+        "point_coords": torch.tensor(CLICKS[:2], dtype=dtype, requires_grad=True),
+        "point_labels": torch.tensor(LABELS[:2]),
+        "box": torch.tensor(BOXES[0], dtype=dtype),
+        "mask_input": torch.linspace(-5, 5, 64**2).reshape(1, 64, 64).to(dtype),
+    }
+    assert_equal_predictions(on_photo, **prompts, normalize_coords=False)
+
+
+def test_clicks_of_one_object_are_refused_for_two_boxes_as_officially(on_photo, photo):
+    """They were given to both boxes without a word."""
+    prompts = prompts_for(photo, 2, slice(0, 2))
+    official, ours = on_photo
+    with pytest.raises(RuntimeError, match="Sizes of tensors must match"):
+        official.predict(**prompts)
+    with pytest.raises(ValueError, match="same number of objects, got box for 2, point_coords for 1"):
+        ours.predict(**prompts)
+
+
+def test_an_empty_list_of_points_is_no_points(small_predictor):
+    expected = small_predictor.predict(np.zeros((0, 2)), np.zeros(0))
+    for a, b in zip(small_predictor.predict([], []), expected, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_normalized_coordinates_equal_official(on_photo):
@@ -271,11 +332,14 @@ def test_objects_do_not_change_each_other(small_predictor):
 
 
 @pytest.mark.parametrize(
-    "kind", ["L", "LA", "RGBA", "P", "1", "array (h, w)", "array (h, w, 1)", "array (h, w, 4)", "float"]
+    "kind",
+    [
+        *("L", "LA", "RGBA", "P", "1", "I", "F", "array (h, w)", "array (h, w, 1)", "array (h, w, 4)", "float"),
+        *("JAX", "JAX float", "16 bits", "16 bits of PIL"),
+        *("int8", "int16", "int32", "int64", "uint16", "uint32", "uint64"),
+    ],
 )
 def test_other_kinds_of_image_give_the_rgb_result(small_predictor, kind):
-    from PIL import Image
-
     predictor = SAM2ImagePredictor(small_predictor.model)
     rng = np.random.default_rng(3)
     rgb = rng.integers(0, 255, (30, 40, 3), np.uint8)
@@ -289,10 +353,18 @@ def test_other_kinds_of_image_give_the_rgb_result(small_predictor, kind):
         "RGBA": (Image.fromarray(transparent), rgb),
         "P": (Image.fromarray(gray[..., 0]).convert("P"), gray_rgb),
         "1": (Image.fromarray(bilevel[..., 0]).convert("1"), bilevel),
+        "I": (Image.fromarray(gray[..., 0].astype(np.int32)), gray_rgb),
+        "F": (Image.fromarray(gray[..., 0].astype(np.float32) / 255), gray_rgb),
         "array (h, w)": (gray[..., 0], gray_rgb),
         "array (h, w, 1)": (gray, gray_rgb),
         "array (h, w, 4)": (transparent, rgb),
         "float": (rgb.astype(np.float64) / 255, rgb),
+        "JAX": (jax.numpy.asarray(rgb), rgb),
+        "JAX float": (jax.numpy.asarray(rgb, np.float32) / 255, rgb),
+        "16 bits": (rgb.astype(np.uint16) * 257 + 100, rgb),
+        "16 bits of PIL": (Image.fromarray(gray[..., 0].astype(np.uint16) * 257 + 100), gray_rgb),
+        "int8": ((rgb // 2).astype(np.int8), rgb // 2),
+        **{name: (rgb.astype(name), rgb) for name in ("int16", "int32", "int64", "uint16", "uint32", "uint64")},
     }[kind]
     embeddings = []
     for image in (given, expected):
@@ -302,11 +374,16 @@ def test_other_kinds_of_image_give_the_rgb_result(small_predictor, kind):
 
 
 BAD_PROMPTS = [
-    ({"point_coords": [[91.0, 5.0]], "point_labels": [1]}, r"point_coords must lie in the photo.*\[0, 90\].*91"),
-    ({"point_coords": [[-1.0, 5.0]], "point_labels": [1]}, "point_coords must lie in the photo"),
+    ({"point_coords": [[113.0, 5.0]], "point_labels": [1]}, r"point_coords must lie in the photo.*\[0, 90\].*113"),
+    ({"point_coords": [[5.0, -16.0]], "point_labels": [0]}, "point_coords must lie in the photo"),
     ({"point_coords": [[float("nan"), 5.0]], "point_labels": [1]}, "point_coords must be finite, got nan"),
-    ({"point_coords": [[5.0, 5.0]], "point_labels": [2]}, "point_labels must be 0 or 1, got 2"),
-    ({"point_coords": [[5.0, 5.0]], "point_labels": [-1]}, "point_labels must be 0 or 1, got -1"),
+    ({"point_coords": [[5.0, 5.0]], "point_labels": [4]}, r"point_labels must be 1 .* or -1 \(padding\), got 4"),
+    ({"point_coords": [[5.0, 5.0]], "point_labels": [-2]}, "point_labels must be 1 .*, got -2"),
+    ({"point_coords": [[5.0, 5.0]], "point_labels": [0.5]}, "point_labels must be 1 .*, got 0.5"),
+    ({"point_coords": [[5.0, 5.0]], "point_labels": ["a"]}, "point_labels must be numbers"),
+    ({"point_coords": np.zeros((0, 3, 2)), "point_labels": np.zeros((0, 3))}, r"point_coords must have shape"),
+    ({"box": []}, r"box must have shape \(4,\).*got \(0,\)"),
+    ({"box": [[1.0, 2.0, 3.0, 4.0, 5.0]]}, r"box must have shape \(4,\).*got \(1, 5\)"),
     ({"point_coords": [[5.0, 5.0]]}, "point_labels must be given"),
     ({"point_labels": [1]}, "point_coords must be given"),
     (
@@ -340,7 +417,12 @@ def test_bad_prompts_are_refused(small_predictor, prompts, message):
     [
         (np.zeros((0, 5, 3), np.uint8), ValueError, "at least one pixel"),
         (np.zeros((5, 5, 2), np.uint8), ValueError, r"image must have shape .* got \(5, 5, 2\)"),
-        (np.zeros((5, 5, 3), np.int64), ValueError, "image must be uint8 or floating-point, got int64"),
+        (np.full((5, 5, 3), 256), ValueError, r"image of int64 must have values in \[0, 255\], got 256 to 256"),
+        (np.full((5, 5, 3), -1, np.int8), ValueError, r"image of int8 must have values in \[0, 255\], got -1 to -1"),
+        (np.zeros((5, 5, 3), bool), ValueError, "image must be of integers or floating-point numbers, got bool"),
+        (np.zeros((5, 5, 3), complex), ValueError, "integers or floating-point numbers, got complex128"),
+        (Image.fromarray(np.full((5, 5), 70000, np.int32)), ValueError, r"values in \[0, 255\], got 70000"),
+        (torch.zeros(3, 5, 5), TypeError, "image"),
         (np.full((5, 5, 3), 255.0), ValueError, r"values in \[0, 1\], got 255.0"),
         (np.full((5, 5, 3), np.nan), ValueError, r"values in \[0, 1\], got nan"),
         ("photo.jpg", TypeError, "image"),
