@@ -324,10 +324,11 @@ def _choose_mask(
 ) -> tuple[Float[Array, "objects m m"], Float[Array, "objects c"]]:
     """Each object's mask and the token it came from.
 
-    At most one click, or none, is ambiguous: the best of three masks. More of them, or a box, ask for the single mask;
-    where that is unstable another mask stands in for it, but its token does not.
+    At most one point, or none, is ambiguous: the best of three masks. More of them, or a box, ask for the single mask;
+    where that is unstable another mask stands in for it, but its token does not. Points that users pad with count, as
+    officially; the padding point that ends every set does not.
     """
-    ambiguous = jnp.sum((prompts.labels != ABSENT) & (prompts.labels != NOT_A_POINT), axis=1) <= 1
+    ambiguous = jnp.sum(prompts.labels != ABSENT, axis=1) <= 2
     best = 1 + jnp.argmax(output.iou[:, 1:], axis=1)
     rows = jnp.arange(len(best))
     single, _ = select_single_mask(output, config)

@@ -19,7 +19,7 @@ from .nn.prompt_encoder import NOT_A_POINT, Prompts
 from .nn.resize import antialiased_matrix
 from .postprocess import fill_holes, resize_masks
 from .preprocess import Photo
-from .prompts import ObjectPrompts, pack_prompts, read_prompts
+from .prompts import ObjectPrompts, pack_prompts, read_prompts, to_numpy
 from .sam2 import SAM2
 from .tracking import (
     NO_OBJECT_SCORE,
@@ -140,7 +140,9 @@ class SAM2VideoPredictor:
           async_loading_frames: has no effect: frames are always decoded in threads.
           history: how many tracked frames of each object to remember, at least 16. Prompts can correct the frames
             that are remembered, and propagation can start from them. By default all frames of a stored clip, and 16
-            of an iterator, of which as many frames stay available for prompts; so its memory does not grow.
+            of an iterator, of which as many frames stay available for prompts; so its memory does not grow. Of a stored
+            clip the 15 frames to either side of each prompt are remembered besides, so that going backwards from a
+            prompt after going forwards gives what it gives with all frames remembered.
 
         Raises:
           ValueError: if the video holds no frames, frames of different sizes, or cannot be read.
@@ -149,8 +151,9 @@ class SAM2VideoPredictor:
         if history is not None and history < least:
             raise ValueError(f"history must be at least {least}, the frames that tracking looks back on; got {history}")
         frames = open_frames(video_path, self.model.config.image_size, kept=history or least)
-        is_live = isinstance(frames, FrameStream)
-        return InferenceState(frames, None if is_live else len(frames), (history or least) if is_live else history)
+        if isinstance(frames, FrameStream):  # which nobody can go back in
+            return InferenceState(frames, None, history or least)
+        return InferenceState(frames, len(frames), history, reach=least - 1)
 
     def add_new_points_or_box(
         self,
@@ -172,10 +175,10 @@ class SAM2VideoPredictor:
           frame_idx: the frame.
           obj_id: the object's id, of the caller's choice; a new one makes a new object, at any time.
           points: (n, 2) x and y in pixels of the video.
-          labels: (n,) 1 for a click on the object, 0 for one off it.
+          labels: (n,) 1 for a click on the object, 0 for one off it, 2 and 3 for a box's corners, -1 for padding.
           clear_old_points: forget earlier clicks on this object in this frame instead of adding to them.
           normalize_coords: False if coordinates are already in [0, 1] of the video's width and height.
-          box: (4,) x0, y0, x1, y1; only with `clear_old_points`.
+          box: (4,) x0, y0, x1, y1, or (2, 2) its corners; only with `clear_old_points`.
 
         Returns:
           The frame's index, all object ids, and mask logits of all objects on the frame, (objects, 1, height, width).
@@ -213,6 +216,10 @@ class SAM2VideoPredictor:
         history.masks.pop(frame_idx, None)
         state.objects.setdefault(obj_id, history)
         return frame_idx, state.obj_ids, self._masks_on(state, frame_idx, news is history.new_prompted)
+
+    def add_new_points(self, *args: Any, **kwargs: Any) -> tuple[int, list[Any], Masks]:
+        """The former name of `add_new_points_or_box`."""
+        return self.add_new_points_or_box(*args, **kwargs)
 
     def add_new_mask(
         self, inference_state: InferenceState, frame_idx: int, obj_id: Hashable, mask: ArrayLike
@@ -272,7 +279,7 @@ class SAM2VideoPredictor:
           ValueError: on a start that is not there, or a frame that cannot be read, naming it.
         """
         state = inference_state
-        self._finish_prompts(state)
+        self.propagate_in_video_preflight(state)
         order = state.processing_order(start_frame_idx, max_frame_num_to_track, reverse)
         ids, objects = state.obj_ids, list(state.objects.values())
         rows = bucket(len(objects))
@@ -290,13 +297,50 @@ class SAM2VideoPredictor:
                 found = self._to_host(tracked.segmentation, len(objects), tracked.memory)
                 for is_active, history, result in zip(active, objects, found, strict=False):
                     if is_active:
-                        history.record(frame_idx, result, state.history)
+                        history.record(frame_idx, result, state.history, state.reach)
             for history in objects:
                 history.directions[frame_idx] = reverse
                 if self.clear_non_cond_mem_around_input and frame_idx in history.prompted:
                     history.forget_around(frame_idx, self.model.config.num_maskmem)
+                    bank = None  # to be put together of what is left
             state.last_frame = frame_idx
             yield frame_idx, ids, self._to_video_size(state, [o.on(frame_idx) for o in objects])
+
+    def propagate_in_video_preflight(self, inference_state: InferenceState) -> None:
+        """Makes memories of the prompts since the last propagation; `propagate_in_video` begins with it.
+
+        Raises:
+          RuntimeError: if an object has no prompts.
+        """
+        state = inference_state
+        if not state.objects:
+            raise RuntimeError("No input points or masks are provided for any object; please add inputs first.")
+        # Frame by frame, so that each is encoded once.
+        frames = {f for o in state.objects.values() for f in (*o.new_prompted, *o.new_tracked)}
+        for frame in sorted(frames):
+            for history in state.objects.values():
+                for news, results in ((history.new_tracked, history.tracked), (history.new_prompted, history.prompted)):
+                    if frame not in news:
+                        continue
+                    result = news[frame]
+                    found = Segmentation(
+                        result.mask[None],
+                        result.pointer[None],
+                        np.full(1, result.object_score_logit, np.float32),
+                        None if result.refined is None else result.refined[None].astype(np.float32),
+                    )
+                    memory = _encode_prompted(self.model, self._features(state, frame), found)
+                    result.memory = np.array(memory[0].astype(self.memory_dtype))
+                    results[frame] = news.pop(frame)
+                    if self.clear_non_cond_mem_around_input:  # a correction's own memory too, as officially
+                        history.forget_around(frame, self.model.config.num_maskmem)
+        for obj_id, history in state.objects.items():
+            if not history.prompted:
+                raise RuntimeError(
+                    f"No input points or masks are provided for object id {obj_id!r}; please add inputs first."
+                )
+            for frame in history.prompted:
+                history.tracked.pop(frame, None)
 
     def clear_all_prompts_in_frame(
         self, inference_state: InferenceState, frame_idx: int, obj_id: Hashable, need_output: bool = True
@@ -319,7 +363,7 @@ class SAM2VideoPredictor:
         result = history.prompted.pop(frame_idx, None)
         if result is not None:
             history.directions.pop(frame_idx, None)
-            history.record(frame_idx, result, state.history)
+            history.record(frame_idx, result, state.history, state.reach)
         return (frame_idx, state.obj_ids, self._masks_on(state, frame_idx)) if need_output else None
 
     def remove_object(
@@ -364,19 +408,19 @@ class SAM2VideoPredictor:
             raise ValueError("at least one of points or box must be provided as input")
         if box is not None and not clear_old_points:
             raise ValueError("box must come before any point; use clear_old_points=True with it")
-        if points is not None and np.size(points) == 0 and box is not None:
-            points = labels = None
         prompts = read_prompts(
             points,
             labels,
-            None if box is None else np.reshape(np.asarray(box, np.float32), -1),
+            box,
             None,
             photo_size=(state.video_height, state.video_width),
             image_size=self.model.config.image_size,
             normalize_coords=normalize_coords,
         )
         if len(prompts) != 1:
-            raise ValueError(f"points must be for one object, shape (n, 2), got {np.shape(points)}")
+            raise ValueError(
+                f"points and box must be for one object, shapes (n, 2) and (4,), got them for {len(prompts)}"
+            )
         return prompts.points[0, :-1], prompts.labels[0, :-1]  # the padding point comes when they are packed
 
     def _pack(self, coords: np.ndarray, kinds: np.ndarray, previous: ObjectOnFrame | None) -> Prompts:
@@ -429,37 +473,6 @@ class SAM2VideoPredictor:
             for i in range(count)
         ]
 
-    def _finish_prompts(self, state: InferenceState) -> None:
-        """Makes memories of the prompts since the last propagation."""
-        if not state.objects:
-            raise RuntimeError("No input points or masks are provided for any object; please add inputs first.")
-        # Frame by frame, so that each is encoded once.
-        frames = {f for o in state.objects.values() for f in (*o.new_prompted, *o.new_tracked)}
-        for frame in sorted(frames):
-            for history in state.objects.values():
-                for news, results in ((history.new_tracked, history.tracked), (history.new_prompted, history.prompted)):
-                    if frame not in news:
-                        continue
-                    result = news[frame]
-                    found = Segmentation(
-                        result.mask[None],
-                        result.pointer[None],
-                        np.full(1, result.object_score_logit, np.float32),
-                        None if result.refined is None else result.refined[None].astype(np.float32),
-                    )
-                    memory = _encode_prompted(self.model, self._features(state, frame), found)
-                    result.memory = np.array(memory[0].astype(self.memory_dtype))
-                    if self.clear_non_cond_mem_around_input:
-                        history.forget_around(frame, self.model.config.num_maskmem)
-                    results[frame] = news.pop(frame)
-        for obj_id, history in state.objects.items():
-            if not history.prompted:
-                raise RuntimeError(
-                    f"No input points or masks are provided for object id {obj_id!r}; please add inputs first."
-                )
-            for frame in history.prompted:
-                history.tracked.pop(frame, None)
-
     def _masks_on(self, state: InferenceState, frame: int, prompted: bool | None = None) -> Masks:
         return self._to_video_size(state, state.results_on(frame, prompted))
 
@@ -477,7 +490,7 @@ class SAM2VideoPredictor:
 
 def _resize_mask(mask: ArrayLike, side: int) -> Float[np.ndarray, "{side} {side}"]:
     """A mask of any size at the model's input size, 0 or 1."""
-    array = np.asarray(mask)
+    array = to_numpy(mask)
     if array.ndim != 2 or 0 in array.shape:
         raise ValueError(f"mask must have shape (h, w), got {array.shape}")
     binary = (array != 0).astype(np.float32)

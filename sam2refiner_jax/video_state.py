@@ -16,6 +16,9 @@ from .sam2 import ImageFeatures
 
 __all__ = ["InferenceState", "ObjectHistory", "ObjectOnFrame", "assemble_bank", "bucket"]
 
+# What can be read of a state as of the official package's dictionary.
+OFFICIAL_NAMES = ("num_frames", "video_height", "video_width", "obj_ids", "obj_id_to_idx", "obj_idx_to_id")
+
 
 @dataclasses.dataclass
 class ObjectOnFrame:
@@ -78,12 +81,18 @@ class ObjectHistory:
         """The frames that have prompts."""
         return sorted({*self.points, *self.masks})
 
-    def record(self, frame: int, result: ObjectOnFrame, limit: int | None) -> None:
-        """Stores a tracked frame as the newest one and, beyond `limit` frames, forgets the oldest ones."""
+    def record(self, frame: int, result: ObjectOnFrame, limit: int | None, reach: int = 0) -> None:
+        """Stores a tracked frame as the newest one and, beyond `limit` frames, forgets the oldest ones.
+
+        Frames up to `reach` from a prompt stay and do not count: who starts there in the other direction, after going
+        on in this one, looks back on them.
+        """
         self.tracked.pop(frame, None)
         self.tracked[frame] = result
-        while limit is not None and len(self.tracked) > limit:
-            oldest = next(iter(self.tracked))
+        if limit is None:
+            return
+        others = [f for f in self.tracked if all(abs(f - prompt) > reach for prompt in self.prompted)]
+        for oldest in others[: max(len(others) - limit, 0)]:
             del self.tracked[oldest]
             self.directions.pop(oldest, None)
 
@@ -97,13 +106,14 @@ class ObjectHistory:
 class InferenceState:
     """A clip, its objects and what was found of them; made by `SAM2VideoPredictor.init_state`.
 
-    The names of the official package's dictionary that its users read can be read in the same way here, for example
-    `state["obj_ids"]`.
+    The names of the official package's dictionary that its users read can be read in the same way here: `num_frames`,
+    `video_height`, `video_width`, `obj_ids`, `obj_id_to_idx` and `obj_idx_to_id`, for example `state["obj_ids"]`.
 
     Attributes:
       frames: where the frames come from.
       num_frames: how many there are; None if an iterator gives them.
       history: how many tracked frames of each object are remembered at most; None for all.
+      reach: how near to a prompt they are remembered besides.
       objects: by object id.
       features: the last encoded frame and its features, on the device.
       last_frame: the last frame that was propagated to.
@@ -112,6 +122,7 @@ class InferenceState:
     frames: Frames
     num_frames: int | None
     history: int | None
+    reach: int = 0
     objects: dict[Any, ObjectHistory] = dataclasses.field(default_factory=dict)
     features: tuple[int, ImageFeatures] | None = None
     last_frame: int | None = None
@@ -120,6 +131,16 @@ class InferenceState:
     def obj_ids(self) -> list[Any]:
         """The ids of the objects, in the order in which results list them."""
         return list(self.objects)
+
+    @property
+    def obj_id_to_idx(self) -> dict[Any, int]:
+        """Where results list each object."""
+        return {obj_id: index for index, obj_id in enumerate(self.objects)}
+
+    @property
+    def obj_idx_to_id(self) -> dict[int, Any]:
+        """The object at each place of results."""
+        return dict(enumerate(self.objects))
 
     @property
     def video_height(self) -> int:
@@ -131,7 +152,12 @@ class InferenceState:
         """In pixels."""
         return self.frames.width
 
+    def __contains__(self, name: object) -> bool:
+        return name in OFFICIAL_NAMES
+
     def __getitem__(self, name: str) -> Any:
+        if name not in self:
+            raise KeyError(f"{name!r} is none of the names that can be read, {', '.join(OFFICIAL_NAMES)}")
         return getattr(self, name)
 
     def check_frame(self, frame_idx: int) -> None:

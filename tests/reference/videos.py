@@ -1,9 +1,12 @@
 """Clips to test on, and the official video predictor beside ours on the same clip."""
 
 import functools
+import gc
+import pickle
 import time
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
@@ -89,6 +92,13 @@ def official_and_ours_video(name: str, size: int, exact_memories: bool = False, 
     return official, SAM2VideoPredictor(model, memory_dtype=jnp.float32 if exact_memories else jnp.bfloat16)
 
 
+def held(state) -> tuple[int, int, int]:
+    """Bytes of all of the device's buffers, bytes of all that the state knows of objects, and frames that it keeps."""
+    gc.collect()
+    buffers = sum(x.nbytes for x in jax.live_arrays())
+    return buffers, len(pickle.dumps(state.objects)), len(state.frames.indices())
+
+
 class SideBySide:
     """Makes the same calls to both predictors on one clip, and asserts that results are equal.
 
@@ -133,9 +143,9 @@ class SideBySide:
         results = self.ours.propagate_in_video(self.state, **kwargs)
         for reference, result in zip(timed(references, self.seconds[0]), timed(results, self.seconds[1]), strict=True):
             self.compare(reference, result)
-        self._compare_memories()
+        self.compare_memories()
 
-    def _compare_memories(self):
+    def compare_memories(self):
         for i, history in enumerate(self.state.objects.values()):
             outputs = self.official_state["output_dict_per_obj"][i]
             for key, results in (

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from small import SMALL, fresh_refining_model, refining_model, small_model
-from videos import disk, moving_frames
+from videos import disk, held, moving_frames
 
-from sam2refiner_jax import SAM2VideoPredictor
+from sam2refiner_jax import SAM2VideoPredictor, video_predictor
 from sam2refiner_jax.memory_bank import MemoryBank, ObjectFrames
 from sam2refiner_jax.prompts import pack_prompts, read_prompts
 from sam2refiner_jax.tracking import encode_frames, track_clip, track_frame
@@ -134,9 +134,9 @@ def test_nothing_grows(model):
     state = predictor.init_state(stored[i % 4] for i in range(64))
     predictor.add_new_points_or_box(state, 0, 1, box=BOX)
     predictor.add_new_points_or_box(state, 0, 2, box=BOX + 20)
-    seen = {}
+    compiled, seen = (track_frame, video_predictor._encode_frames, video_predictor._encode_prompted), {}
     for frame, _, _ in predictor.propagate_in_video(state):
         if frame in (20, 60):
-            buffers = sum(x.nbytes for x in jax.live_arrays())
-            seen[frame] = buffers, track_frame._cache_size(), len(state.objects[1].tracked)
+            seen[frame] = *held(state), *(function._cache_size() for function in compiled)
     assert seen[20] == seen[60]
+    assert len(state.objects[1].tracked) == 16
