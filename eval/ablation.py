@@ -13,8 +13,16 @@ from .report import write_image_report, write_json, write_text
 from .run_folder import RunFolder
 from .tables import AVERAGE, Summary, markdown_table, percent, reported, summarise
 
-__all__ = ["COMBINATIONS", "MODULES", "evaluate_combinations", "find_refiners", "write_ablation_report"]
+__all__ = [
+    "ABLATION_REPORT",
+    "COMBINATIONS",
+    "MODULES",
+    "evaluate_combinations",
+    "find_refiners",
+    "write_ablation_report",
+]
 
+ABLATION_REPORT = ("results.json", "table.md")
 MODULES = {"LA": "localization_augment", "PR": "prompt_retargeting", "MR": "mask_refinement"}
 Combination = tuple[bool, bool, bool]
 # All eight in the paper's order; the second and third of one module are not in the paper.

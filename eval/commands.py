@@ -1,5 +1,6 @@
 """The commands `sam2refiner eval image`, `eval video` and `eval ablation`."""
 
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,18 +9,18 @@ from tyro.conf import Positional
 from ..checkpoints import load_model
 from ..segment import DEFAULT_CHECKPOINT
 from ..video_predictor import SAM2VideoPredictor
-from .ablation import evaluate_combinations, find_refiners, write_ablation_report
+from .ablation import ABLATION_REPORT, evaluate_combinations, find_refiners, write_ablation_report
 from .benchmarks import Benchmark, open_benchmarks
 from .clips import find_layout, open_clips, read_names
 from .image import Clock, ImageSettings, LeftOut, evaluate_images
 from .jax_segmenter import JaxSegmenter
 from .official import open_official_segmenter, open_official_tracker
-from .report import write_image_report
-from .run_folder import Record, RunFolder
+from .report import IMAGE_REPORT, write_image_report
+from .run_folder import RunFolder
 from .segmenters import FilledBox, GrabCut, Segmenter
 from .trackers import BaselineTracker, Tracker, our_tracker
-from .video import evaluate_videos, score_clip
-from .video_report import write_video_report
+from .video import MASKS_FOLDER, evaluate_videos, score_predictions, unscored_objects
+from .video_report import VIDEO_REPORT, write_video_report
 
 __all__ = ["ablation", "image", "video"]
 
@@ -61,7 +62,7 @@ def image(
     settings = ImageSettings(prompts, seed, limit)
     benchmarks = open_benchmarks(sets)
     segmenter = _open_segmenter(model, checkpoint, refiner, dtype, photos_per_device)
-    run = RunFolder(output, _image_settings(segmenter, benchmarks, settings))
+    run = RunFolder(output, _image_settings(segmenter, benchmarks, settings), IMAGE_REPORT)
     clock = Clock()
     left_out = evaluate_images(segmenter, benchmarks, settings, run, clock)
     print(write_image_report(segmenter, benchmarks, settings, run, left_out, clock))
@@ -84,7 +85,8 @@ def video(
     """Evaluate tracking from the first frame, on DAVIS 2016 or 2017 or LVOS v1 or v2.
 
     It writes the masks as OUTPUT/masks/CLIP/FRAME.png, as the official evaluators read them, and results.json,
-    objects.csv and table.md. A run that was interrupted goes on with the clip where it was.
+    objects.csv and table.md. A run that was interrupted goes on with the clip where it was. Clips that cannot be read
+    and objects without a frame to score are left out and listed; the exit status is 1 if a clip cannot be read.
 
     Args:
       folder: The folder that holds JPEGImages and Annotations; of LVOS, valid_meta.json too.
@@ -109,20 +111,22 @@ def video(
     clock = Clock()
     if predictions is not None:
         name = predictions.name
-        records: list[Record] = [
-            {"clip": clip.name, "objects": clock.time("metrics", score_clip, clip, predictions / clip.name)}
-            for clip in found
-        ]
-        output.mkdir(parents=True, exist_ok=True)
+        RunFolder(output, {"folder": str(folder), "predictions": str(predictions)}, VIDEO_REPORT)
+        records, left_out = score_predictions(found, predictions, clock)
     else:
         tracker = _open_tracker(model, checkpoint, refiner, dtype)
-        names = [clip.name for clip in found]
-        run = RunFolder(output, {**tracker.settings(), "folder": str(folder), "prompt": prompt, "clips": names})
-        evaluate_videos(tracker, found, prompt, run, clock)
-        name, records = tracker.name, sorted(run.records, key=lambda record: names.index(record["clip"]))
+        name, names = tracker.name, [clip.name for clip in found]
+        settings = {**tracker.settings(), "folder": str(folder), "prompt": prompt, "clips": names}
+        run = RunFolder(output, settings, (*VIDEO_REPORT, MASKS_FOLDER))
+        left_out = evaluate_videos(tracker, found, prompt, run, clock)
+        records = sorted(run.records, key=lambda record: names.index(record["clip"]))
     unseen_names = read_names(unseen) if unseen else []
-    print(write_video_report(output, records, name, find_layout(folder), unseen_names, clock))
+    missing = [*left_out, *unscored_objects(records)]
+    print(write_video_report(output, records, name, find_layout(folder), unseen_names, clock, missing))
     print(f"\nresults: {output}")
+    if left_out:
+        print(f"sam2refiner: {len(left_out)} clips could not be read (listed in table.md)", file=sys.stderr)
+        raise SystemExit(1)
 
 
 def ablation(
@@ -153,8 +157,10 @@ def ablation(
     base = load_model(checkpoint, dtype=dtype).with_refiner(None)
 
     def open_run(name: str, segmenter: JaxSegmenter) -> RunFolder:
-        return RunFolder(output / name, _image_settings(segmenter, benchmarks, settings))
+        return RunFolder(output / name, _image_settings(segmenter, benchmarks, settings), IMAGE_REPORT)
 
+    of_all = {"refiners": str(refiners), "sets": [benchmark.spec for benchmark in benchmarks], "limit": limit}
+    RunFolder(output, of_all, ABLATION_REPORT)
     summaries, left_out = evaluate_combinations(base, found, benchmarks, settings, open_run, Clock())
     print(write_ablation_report(output, summaries))
     _print_place(output, left_out)

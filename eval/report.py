@@ -15,8 +15,9 @@ from .run_folder import Record, RunFolder
 from .segmenters import Segmenter
 from .tables import image_tables, summarise
 
-__all__ = ["timing_line", "write_csv", "write_image_report", "write_json", "write_text"]
+__all__ = ["IMAGE_REPORT", "timing_line", "write_csv", "write_image_report", "write_json", "write_text"]
 
+IMAGE_REPORT = ("results.json", "items.csv", "table.md", "points.png", "gains.png", "gallery.png")
 COLUMNS = ("benchmark", "index", "name", "group", "height", "width")
 
 

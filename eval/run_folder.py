@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..atomic import new_file
+from ..outputs import check_unused
 
 __all__ = ["RunFolder"]
 
@@ -24,15 +25,16 @@ class RunFolder:
     Args:
       folder: made if it does not exist.
       settings: all that the records depend on, as plain values.
+      writes: names of what the run puts into the folder beside its records.
 
     Raises:
-      ValueError: if the folder holds a run with other settings, naming the differences, or is damaged.
+      ValueError: if the folder holds a run with other settings, naming the differences, or is damaged; if it holds no
+        run, but something under a name that this one writes to.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], settings: dict[str, Any]):
+    def __init__(self, folder: str | os.PathLike[str], settings: dict[str, Any], writes: Iterable[str] = ()):
         self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._settle(json.loads(json.dumps(settings)))
+        self._settle(json.loads(json.dumps(settings)), (RECORDS_FILE, *writes))
         self._records_file = self.folder / RECORDS_FILE
         self.records = self._recover()
 
@@ -46,14 +48,17 @@ class RunFolder:
             os.fsync(file.fileno())
         self.records += records
 
-    def _settle(self, settings: dict[str, Any]) -> None:
+    def _settle(self, settings: dict[str, Any], writes: Iterable[str]) -> None:
         path = self.folder / SETTINGS_FILE
         if not path.exists():
+            check_unused(self.folder, writes)
             with new_file(path) as partial:
                 partial.write_text(json.dumps(settings, indent=2) + "\n")
             return
         try:
             earlier = json.loads(path.read_text())
+            if not isinstance(earlier, dict):
+                raise ValueError(f"expected the settings of a run by name, got {type(earlier).__name__}")
         except ValueError as error:
             raise ValueError(f"{path} is damaged, so the run in {self.folder} cannot go on: {error}") from error
         differences = [

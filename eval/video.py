@@ -13,16 +13,30 @@ from ..track import davis_palette, number_pixels
 from ..train.data.pictures import read_numbers
 from .clips import VOID, Clip, VideoObject
 from .davis import contour_accuracy, region_similarity
-from .image import Clock
+from .image import Clock, LeftOut
 from .run_folder import Record, RunFolder
 from .trackers import Tracker, start_of
 
-__all__ = ["MASKS_FOLDER", "evaluate_videos", "score_clip", "track_clip"]
+__all__ = [
+    "MASKS_FOLDER",
+    "PredictionError",
+    "evaluate_videos",
+    "score_clip",
+    "score_predictions",
+    "track_clip",
+    "unscored_objects",
+]
 
 MASKS_FOLDER = "masks"
 
 
-def evaluate_videos(tracker: Tracker, clips: Sequence[Clip], prompt: str, run: RunFolder, clock: Clock) -> None:
+class PredictionError(ValueError):
+    """A prediction is missing or is no mask of its clip; the message says which."""
+
+
+def evaluate_videos(
+    tracker: Tracker, clips: Sequence[Clip], prompt: str, run: RunFolder, clock: Clock
+) -> list[LeftOut]:
     """Tracks and scores every clip that `run` has no record of, and adds the records.
 
     The masks of a clip are in the folder masks/CLIP of the run. A clip that was interrupted is tracked again.
@@ -34,18 +48,52 @@ def evaluate_videos(tracker: Tracker, clips: Sequence[Clip], prompt: str, run: R
       run: where results go.
       clock: for the time of tracking and of scoring.
 
-    Raises:
-      ValueError: if a frame or annotation cannot be read, naming it.
+    Returns:
+      The clips of which a frame or annotation cannot be read. They are tried again when the run goes on.
     """
     done = {record["clip"] for record in run.records}
+    left_out: list[LeftOut] = []
     with tqdm(clips, unit="clip") as progress:
         for clip in progress:
             progress.set_postfix_str(clip.name)
             if clip.name in done:
                 continue
             folder = run.folder / MASKS_FOLDER / clip.name
-            clock.time("model", track_clip, tracker, clip, prompt, folder)
-            run.append([{"clip": clip.name, "objects": clock.time("metrics", score_clip, clip, folder)}])
+            try:
+                clock.time("model", track_clip, tracker, clip, prompt, folder)
+                run.append([clock.time("metrics", _record, clip, folder)])
+            except ValueError as error:
+                left_out.append(LeftOut(clip.name, "", str(error)))
+    return left_out
+
+
+def score_predictions(clips: Sequence[Clip], predictions: Path, clock: Clock) -> tuple[list[Record], list[LeftOut]]:
+    """The records of masks made elsewhere, in PREDICTIONS/CLIP/FRAME.png, and the clips that cannot be read.
+
+    Raises:
+      PredictionError: on the first prediction that is missing or no mask of its clip.
+    """
+    records: list[Record] = []
+    left_out: list[LeftOut] = []
+    for clip in clips:
+        try:
+            records.append(clock.time("metrics", _record, clip, predictions / clip.name))
+        except PredictionError:
+            raise
+        except ValueError as error:
+            left_out.append(LeftOut(clip.name, "", str(error)))
+    return records, left_out
+
+
+def unscored_objects(records: Sequence[Record]) -> list[LeftOut]:
+    """The objects in records of clips that have no frame to score."""
+    reason = "it has no frame to score between its first, where it is prompted, and its last"
+    return [LeftOut(r["clip"], f"object {number}", reason) for r in records for number in r.get("unscored", ())]
+
+
+def _record(clip: Clip, predictions: Path) -> Record:
+    unscored = [each.number for each in clip.objects() if not each.scored]
+    return {"clip": clip.name, "objects": score_clip(clip, predictions), "unscored": unscored}
 
 
 def track_clip(tracker: Tracker, clip: Clip, prompt: str, folder: Path) -> None:
@@ -73,25 +121,30 @@ def track_clip(tracker: Tracker, clip: Clip, prompt: str, folder: Path) -> None:
 
 
 def score_clip(clip: Clip, predictions: Path) -> list[Record]:
-    """J and F of every object in every frame that counts.
+    """J and F of every object in every frame that counts; objects without such a frame are passed over.
 
     Args:
       clip: with the truth.
       predictions: the folder of PNGs whose values are the objects' numbers.
 
     Raises:
-      ValueError: naming the frame, if a prediction is missing, cannot be read, or has another size than the truth.
+      PredictionError: naming the frame, if a prediction is missing, cannot be read, or has another size than the truth.
+      ValueError: if an annotation cannot be read, naming it.
     """
-    objects = clip.objects()
+    objects = [each for each in clip.objects() if each.scored]
     values: dict[int, list[tuple[float, float]]] = {each.number: [] for each in objects}
     for frame in sorted({frame for each in objects for frame in each.scored}):
         path = predictions / f"{frame}.png"
         if not path.exists():
-            raise ValueError(f"clip {clip.name} has no prediction for frame {frame}: expected {path}")
-        found, expected = read_numbers(path), clip.numbers(frame)
+            raise PredictionError(f"clip {clip.name} has no prediction for frame {frame}: expected {path}")
+        expected = clip.numbers(frame)
+        try:
+            found = read_numbers(path)
+        except ValueError as error:
+            raise PredictionError(str(error)) from error
         if found.shape != expected.shape:
             sizes = ["{1} x {0}".format(*numbers.shape) for numbers in (expected, found)]
-            raise ValueError(f"{path} must be as large as its annotation, {sizes[0]}, got {sizes[1]}")
+            raise PredictionError(f"{path} must be as large as its annotation, {sizes[0]}, got {sizes[1]}")
         for each in objects:
             if frame in each.scored:
                 masks = found == each.number, expected == each.number
@@ -100,8 +153,6 @@ def score_clip(clip: Clip, predictions: Path) -> list[Record]:
 
 
 def _object_record(each: VideoObject, values: Sequence[tuple[float, float]]) -> Record:
-    if not values:
-        raise ValueError(f"object {each.number} has no frame to score between its first, {each.first}, and its last")
     j, f = (list(column) for column in zip(*values, strict=True))
     means = {"j": float(np.mean(j)), "f": float(np.mean(f))}
     return {

@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from .clips import Layout
-from .image import Clock
+from .image import Clock, LeftOut
 from .paper import LVOS_V1, LVOS_V2
 from .report import timing_line, write_csv, write_json, write_text
 from .run_folder import Record
 from .tables import markdown_table
 
-__all__ = ["VideoSummary", "summarise_videos", "write_video_report"]
+__all__ = ["VIDEO_REPORT", "VideoSummary", "summarise_videos", "write_video_report"]
+
+VIDEO_REPORT = ("results.json", "objects.csv", "table.md")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +47,11 @@ def summarise_videos(records: Sequence[Record], unseen: Collection[str] = ()) ->
       unseen: clips of categories that training does not show, if the set has such.
 
     Raises:
-      ValueError: if `unseen` is given and names none, or all, of the clips.
+      ValueError: if no object was scored; if `unseen` is given and names none, or all, of the clips.
     """
+    records = [record for record in records if record["objects"]]
+    if not records:
+        raise ValueError("not one object could be scored")
     j, f = _mean(records)
     objects = sum(len(record["objects"]) for record in records)
     if not unseen:
@@ -62,7 +67,13 @@ def summarise_videos(records: Sequence[Record], unseen: Collection[str] = ()) ->
 
 
 def write_video_report(
-    folder: Path, records: Sequence[Record], name: str, layout: Layout, unseen: Collection[str], clock: Clock
+    folder: Path,
+    records: Sequence[Record],
+    name: str,
+    layout: Layout,
+    unseen: Collection[str],
+    clock: Clock,
+    left_out: Sequence[LeftOut] = (),
 ) -> str:
     """Writes results.json, objects.csv and table.md.
 
@@ -73,12 +84,25 @@ def write_video_report(
       layout: of the clips; the paper's figures are of LVOS.
       unseen: as in `summarise_videos`.
       clock: of this sitting.
+      left_out: clips and objects that could not be evaluated.
 
     Returns:
       The table in Markdown.
+
+    Raises:
+      ValueError: if no object was scored, giving the first reason.
     """
-    summary = summarise_videos(records, unseen)
-    document = {"summary": dataclasses.asdict(summary), "seconds": dict(clock.seconds), "clips": list(records)}
+    try:
+        summary = summarise_videos(records, unseen)
+    except ValueError as error:
+        reason = f"; the first that was left out: {_described(left_out[0])}" if left_out else ""
+        raise ValueError(f"{error}{reason}") from error
+    document = {
+        "summary": dataclasses.asdict(summary),
+        "seconds": dict(clock.seconds),
+        "left_out": [{"clip": each.benchmark, "object": each.name, "reason": each.reason} for each in left_out],
+        "clips": list(records),
+    }
     write_json(folder / "results.json", document)
     rows = [
         {"clip": record["clip"], "seen": record["clip"] not in unseen if unseen else "", **_scores(each)}
@@ -86,13 +110,20 @@ def write_video_report(
         for each in record["objects"]
     ]
     write_csv(folder / "objects.csv", rows)
+    clips = sum(bool(record["objects"]) for record in records)
     notes = (
-        f"{len(records)} clips, {summary.objects} objects; means over objects, in percent. The frame of the prompt and "
+        f"{clips} clips, {summary.objects} objects; means over objects, in percent. The frame of the prompt and "
         "the last one do not count. A frame without the object counts as 1 if its mask is empty too, else as 0."
     )
+    if left_out:
+        notes += "\n\nLeft out:\n" + "\n".join(f"- {_described(each)}" for each in left_out)
     text = f"{_table(summary, name, layout)}\n\n{notes}\n\n{timing_line(clock, 'scoring')}"
     write_text(folder / "table.md", f"# {name}\n\n{text}\n")
     return text
+
+
+def _described(left_out: LeftOut) -> str:
+    return f"clip {left_out.benchmark}{', ' * bool(left_out.name)}{left_out.name}: {left_out.reason}"
 
 
 def _mean(records: Sequence[Record]) -> tuple[float, float]:

@@ -11,7 +11,16 @@ from PIL.PngImagePlugin import PngInfo
 
 from .atomic import new_file
 
-__all__ = ["check_outputs", "clear_results", "made_of", "save_document", "save_picture", "source_of", "video_tags"]
+__all__ = [
+    "check_outputs",
+    "check_unused",
+    "clear_results",
+    "made_of",
+    "save_document",
+    "save_picture",
+    "source_of",
+    "video_tags",
+]
 
 SOFTWARE = "sam2refiner_jax"
 # The fields of PNGs and JSONs, and those of videos, whose containers know only some names.
@@ -101,3 +110,16 @@ def clear_results(folder: Path, source: str, pattern: str = "*.png") -> None:
     for path in folder.glob(pattern):
         if made_of(path) == source:
             path.unlink()
+
+
+def check_unused(folder: Path, names: Iterable[str]) -> None:
+    """Makes sure, before a new run begins in a folder, that nothing is there under the names that the run writes to.
+
+    Raises:
+      ValueError: naming the first that is.
+    """
+    for name in names:
+        if os.path.lexists(folder / name):
+            raise ValueError(
+                f"{folder / name} is of no run there and will not be replaced; choose another folder, or remove it"
+            )

@@ -83,6 +83,43 @@ def test_video_of_baselines_and_of_masks_made_elsewhere(davis, tmp_path, capsys)
         run(video, davis, "--predictions", tmp_path / "box" / "masks", "--output", tmp_path / "again")
 
 
+IMAGE_FILES = ["results.json", "items.csv", "table.md", "points.png", "gains.png", "gallery.png", "records.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        *(("image", name) for name in IMAGE_FILES),
+        *(("video", name) for name in ("results.json", "objects.csv", "table.md", "masks", "records.jsonl")),
+        *(("predictions", name) for name in ("results.json", "objects.csv", "table.md")),
+        *(("ablation", name) for name in ("results.json", "table.md")),
+    ],
+)
+def test_files_of_no_run_are_not_replaced(command, name, pairs, davis, checkpoint, tmp_path):
+    theirs = tmp_path / "out" / name
+    theirs.parent.mkdir()
+    theirs.write_text("theirs")
+    (tmp_path / "refiners" / "LA").mkdir(parents=True)
+    arguments = {
+        "image": (image, f"folder:{pairs}", "--model", "box"),
+        "video": (video, davis, "--model", "box"),
+        "predictions": (video, davis, "--predictions", davis / "Annotations" / "480p"),
+        "ablation": (ablation, f"folder:{pairs}", "--refiners", tmp_path / "refiners", "--checkpoint", checkpoint),
+    }
+    with pytest.raises(ValueError, match=rf"{name} is of no run there and will not be replaced"):
+        run(*arguments[command], "--output", tmp_path / "out")
+    assert theirs.read_text() == "theirs"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
+
+
+def test_settings_of_another_program_are_not_replaced(davis, tmp_path):
+    for content in ('["theirs"]', '{"editor.fontSize": 12}', "no JSON"):
+        (tmp_path / "settings.json").write_text(content)
+        with pytest.raises(ValueError, match=r"settings\.json is damaged|holds a run with other settings"):
+            run(video, davis, "--model", "box", "--output", tmp_path)
+        assert (tmp_path / "settings.json").read_text() == content
+
+
 def test_unseen_clips(davis, tmp_path, capsys):
     (tmp_path / "unseen.txt").write_text("two\n")
     run(video, davis, "--model", "box", "--output", tmp_path / "out", "--unseen", tmp_path / "unseen.txt")

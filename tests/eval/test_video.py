@@ -2,9 +2,11 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+import tyro
 from PIL import Image
 from scenes import FRAMES, HEIGHT, WIDTH, numbered_frames, write_annotations
 from small import refining_model, small_model
@@ -12,6 +14,7 @@ from videos import moving_frames, write_jpegs
 
 from sam2refiner_jax import SAM2VideoPredictor
 from sam2refiner_jax.eval.clips import open_clips, read_names
+from sam2refiner_jax.eval.commands import video
 from sam2refiner_jax.eval.image import Clock
 from sam2refiner_jax.eval.run_folder import RunFolder
 from sam2refiner_jax.eval.segmenters import FilledBox, GrabCut
@@ -201,6 +204,83 @@ def test_runs_go_on_with_the_clip_where_they_were(tracker, davis, tmp_path, monk
     assert [record["clip"] for record in records] == ["one", "two"]
     for clip, record in zip(clips, records, strict=True):
         assert record["objects"] == score_clip(clip, tmp_path / "out" / "masks" / clip.name)
+
+
+def evaluation_of(root, *arguments):
+    """What `eval video` of a baseline writes as results.json, and its exit status."""
+    status = 0
+    try:
+        tyro.cli(video, args=[str(root), "--model", "box", "--output", str(root / "out"), *arguments])
+    except SystemExit as left:
+        status = left.code
+    return json.loads((root / "out" / "results.json").read_text()), status
+
+
+def write_clip(root, name, frames):
+    """A clip in which objects 1 and 2 are where `frames` says: a set of their numbers for each frame."""
+    write_jpegs(root / "JPEGImages" / "480p" / name, moving_frames(len(frames), HEIGHT, WIDTH))
+    annotations = []
+    for there in frames:
+        annotations.append(np.zeros((HEIGHT, WIDTH), np.uint8))
+        for number in there:
+            annotations[-1][10 * number : 10 * number + 8, 5:40] = number
+    write_annotations(root / "Annotations" / "480p" / name, annotations)
+
+
+def test_objects_without_a_frame_to_score_are_left_out_and_listed(davis, tmp_path):
+    shutil.copytree(davis, tmp_path, dirs_exist_ok=True)
+    write_clip(tmp_path, "last", [{1}, {1}, {1}, {1, 2}])  # the second object is in the last frame only
+    write_clip(tmp_path, "short", [{1}, {1}])
+    write_clip(tmp_path, "first", [{1}, {1}, {1}])
+    for name in ("00001.png", "00002.png"):  # only the first frame has an annotation
+        (tmp_path / "Annotations" / "480p" / "first" / name).unlink()
+    results, status = evaluation_of(tmp_path)
+    assert status == 0
+    scored = {record["clip"]: [each["object"] for each in record["objects"]] for record in results["clips"]}
+    assert scored == {"first": [], "last": [1], "one": [1], "short": [], "two": [1, 2], "white": [255]}
+    assert [(each["clip"], each["object"]) for each in results["left_out"]] == [
+        ("first", "object 1"),
+        ("last", "object 2"),
+        ("short", "object 1"),
+    ]
+    alone, _ = evaluation_of(shutil.copytree(davis, tmp_path / "alone"))
+    of = {record["clip"]: record["objects"] for record in alone["clips"]}
+    objects = [each for record in results["clips"] for each in record["objects"]]
+    assert {record["clip"]: record["objects"] for record in results["clips"]}.items() >= of.items()
+    assert results["summary"]["objects"] == len(objects) == 5
+    assert results["summary"]["j"] == pytest.approx(np.mean([each["j"] for each in objects]))
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert "4 clips, 5 objects" in table
+    assert "- clip last, object 2: it has no frame to score between its first" in table
+    again, _ = evaluation_of(tmp_path)  # from the records alone
+    assert again["left_out"] == results["left_out"]
+    predicted, _ = evaluation_of(tmp_path, "--predictions", str(tmp_path / "out" / "masks"), "--output", str(tmp_path))
+    assert not predicted.keys() ^ results.keys()
+    assert json.loads((tmp_path / "results.json").read_text())["left_out"] == results["left_out"]
+
+
+def test_a_set_without_a_frame_to_score_is_an_error(tmp_path):
+    write_clip(tmp_path, "short", [{1}, {1}])
+    with pytest.raises(ValueError, match=r"not one object could be scored; .*clip short, object 1: it has no frame"):
+        evaluation_of(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["JPEGImages/480p/one/00002.jpg", "Annotations/480p/one/00001.png"])
+def test_a_clip_that_cannot_be_read_is_left_out_and_the_status_says_so(file, davis, tmp_path, capsys):
+    shutil.copytree(davis, tmp_path, dirs_exist_ok=True)
+    content = (tmp_path / file).read_bytes()
+    (tmp_path / file).write_bytes(b"no picture")
+    results, status = evaluation_of(tmp_path)
+    assert status == 1
+    assert "1 clips could not be read" in capsys.readouterr().err
+    assert [record["clip"] for record in results["clips"]] == ["two", "white"]
+    (left_out,) = results["left_out"]
+    assert left_out["clip"] == "one"
+    assert Path(file).name in left_out["reason"]
+    (tmp_path / file).write_bytes(content)  # mended, it is taken up
+    results, status = evaluation_of(tmp_path)
+    assert status == 0
+    assert [record["clip"] for record in results["clips"]] == ["one", "two", "white"]
 
 
 def test_settings_tell_refined_from_plain_tracking():
