@@ -24,7 +24,8 @@ from .video_state import InferenceState
 __all__ = ["davis_palette", "read_object_masks", "track", "track_video", "write_overlay_video"]
 
 DEFAULT_CHECKPOINT = "facebook/sam2.1-hiera-tiny"
-# Tracked frames that are remembered: the command goes through the video once, so tracking's own reach is enough.
+# Tracked frames that are remembered, besides those near the prompts: the command goes once from them to either end, so
+# tracking's own reach is enough.
 HISTORY = 16
 
 
