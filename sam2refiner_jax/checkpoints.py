@@ -5,9 +5,9 @@ import importlib.metadata
 import json
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +45,7 @@ __all__ = [
 
 # Every parameter and buffer of a model by its dotted path, e.g. "image_encoder.trunk.blocks.0.norm1.scale".
 Weights = dict[str, np.ndarray | jax.Array]
+M = TypeVar("M", bound=nnx.Module)
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FOLDER = "weights"
@@ -399,11 +400,19 @@ def _compute_dtype(dtype: DTypeLike) -> np.dtype:
 
 
 def _abstract_model(config: SAM2Config, dtype: DTypeLike) -> SAM2:
-    return nnx.eval_shape(lambda: SAM2(config, dtype=dtype, rngs=NoKeys()))
+    return _without_numbers(lambda: SAM2(config, dtype=dtype, rngs=NoKeys()))
 
 
 def _abstract_refiner(config: Any, base: SAM2Config, dtype: DTypeLike) -> Refiner:
-    return nnx.eval_shape(lambda: build_refiner(config, base, dtype=dtype, rngs=NoKeys()))
+    return _without_numbers(lambda: build_refiner(config, base, dtype=dtype, rngs=NoKeys()))
+
+
+def _without_numbers(make: Callable[[], M]) -> M:
+    """A module whose weights are shapes alone; what cannot be built, such as one of no channels, is said to be so."""
+    try:
+        return nnx.eval_shape(make)
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(f"no model can be built of this configuration: {error}") from error
 
 
 def _flat_variables(model: nnx.Module) -> dict[str, nnx.Variable]:

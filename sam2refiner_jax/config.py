@@ -5,7 +5,7 @@ other flags have one value in all eight released configurations and are part of 
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, get_args
 
 __all__ = ["HieraConfig", "SAM2Config", "PRESETS", "dataclass_from_dict", "get_config", "register_preset"]
 
@@ -103,18 +103,31 @@ def dataclass_from_dict(cls: Any, values: dict[str, Any]) -> Any:
     """A dataclass from plain values; nested ones from nested dictionaries, tuples from lists.
 
     Raises:
-      ValueError: on a field that it does not have.
+      ValueError: on a field that it does not have, or a value that is none of the field's type.
     """
+    from beartype import BeartypeConf  # it takes half a second, and only files need it
+    from beartype.door import is_bearable
+
+    if not isinstance(values, dict):
+        raise ValueError(f"{cls.__name__} must be made of a dictionary of fields, got {values!r}")
     fields = {f.name: f for f in dataclasses.fields(cls)}
     unknown = sorted(set(values) - set(fields))
     if unknown:
         raise ValueError(f"{cls.__name__} has no field {', '.join(unknown)}; it has {', '.join(fields)}")
     arguments = {}
     for name, value in values.items():
-        if dataclasses.is_dataclass(fields[name].type) and isinstance(value, dict):
-            value = dataclass_from_dict(fields[name].type, value)
-        arguments[name] = tuple(value) if isinstance(value, list) else value
+        kind: Any = fields[name].type
+        if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+            value = dataclass_from_dict(kind, value)
+        value = tuple(value) if isinstance(value, list) else value
+        if not is_bearable(value, kind, conf=BeartypeConf(is_pep484_tower=True)):  # 1 is a float too
+            raise ValueError(f"{cls.__name__}.{name} must be {_name_of(kind)}, got {value!r}")
+        arguments[name] = value
     return cls(**arguments)
+
+
+def _name_of(annotation: Any) -> str:
+    return annotation.__name__ if isinstance(annotation, type) and not get_args(annotation) else str(annotation)
 
 
 PRESETS: dict[str, SAM2Config] = {}
