@@ -99,14 +99,13 @@ class SAM2Config:
         return dataclass_from_dict(cls, values)
 
 
-def dataclass_from_dict(cls: Any, values: dict[str, Any]) -> Any:
+def dataclass_from_dict(cls: Any, values: Any) -> Any:
     """A dataclass from plain values; nested ones from nested dictionaries, tuples from lists.
 
     Raises:
       ValueError: on a field that it does not have, or a value that is none of the field's type.
     """
-    from beartype import BeartypeConf  # it takes half a second, and only files need it
-    from beartype.door import is_bearable
+    from beartype.door import is_bearable  # it takes half a second, and only files need it
 
     if not isinstance(values, dict):
         raise ValueError(f"{cls.__name__} must be made of a dictionary of fields, got {values!r}")
@@ -120,7 +119,8 @@ def dataclass_from_dict(cls: Any, values: dict[str, Any]) -> Any:
         if dataclasses.is_dataclass(kind) and isinstance(value, dict):
             value = dataclass_from_dict(kind, value)
         value = tuple(value) if isinstance(value, list) else value
-        if not is_bearable(value, kind, conf=BeartypeConf(is_pep484_tower=True)):  # 1 is a float too
+        value = float(value) if kind is float and type(value) is int else value
+        if not is_bearable(value, kind):
             raise ValueError(f"{cls.__name__}.{name} must be {_name_of(kind)}, got {value!r}")
         arguments[name] = value
     return cls(**arguments)
