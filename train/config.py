@@ -169,7 +169,8 @@ class TrainConfig:
       prompts: the mix of prompts.
       loss: the parts of the loss.
       optimizer: the optimizer.
-      trainable: the parts of the model that learn: "refiner", "decoder", "prompt_encoder", "encoder", "memory", "all".
+      trainable: the parts of the model that learn: "refiner", "decoder", "prompt_encoder", "encoder", or "all" these.
+        Photos teach nothing of a video's memory.
       batch_size: images a step, of all devices together.
       accumulate: parts into which each step's batch is cut, one after the other, for less memory.
       epochs: how often every image is seen.

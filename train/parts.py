@@ -16,15 +16,15 @@ from .config import ModelConfig, TrainConfig
 
 __all__ = ["PARTS", "Skeleton", "make_skeleton", "starting_model", "take_apart"]
 
-# Names of parts of the model, and the beginnings of their weights' paths.
+# Names of parts of the model, and the beginnings of their weights' paths. Photos train all of them but the memory.
 PARTS = {
     "refiner": ("refiner.",),
     "decoder": ("sam_mask_decoder.",),
     "prompt_encoder": ("sam_prompt_encoder.",),
     "encoder": ("image_encoder.", "no_mem_embed"),
     "memory": ("memory_", "maskmem_", "mask_downsample.", "no_mem_pos_enc", "no_obj_", "obj_ptr_"),
-    "all": ("",),
 }
+ALL = "all"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,10 +52,6 @@ class Skeleton:
             for name, path, variable in self.variables
         ]
         return nnx.merge(self.graph, nnx.from_flat_state(flat))
-
-    @property
-    def encoder_learns(self) -> bool:
-        return any(name.startswith(PARTS["encoder"]) for name in self.trainable)
 
     def shapes(self) -> tuple[dict[str, jax.ShapeDtypeStruct], dict[str, jax.ShapeDtypeStruct]]:
         """Shapes and types of the weights that learn, which are float32, and of the frozen ones."""
@@ -88,11 +84,10 @@ def make_skeleton(config: TrainConfig, base: SAM2Config, refiner: Any) -> Skelet
     """The model of `base` and a configuration of a refiner, if any, divided as `config.trainable` says.
 
     Raises:
-      ValueError: if `trainable` names an unknown part, one that the model does not have, or nothing.
+      ValueError: if `trainable` names an unknown part, one that the model does not have, one that nothing in this run
+        teaches, or nothing.
     """
-    for part in config.trainable:
-        if part not in PARTS:
-            raise ValueError(f"trainable must be of {', '.join(PARTS)}, got {part!r}")
+    _check_parts(config, has_refiner=refiner is not None)
     size = config.model.image_size or base.image_size
     base = dataclasses.replace(base, image_size=size)
     dtype = jnp.dtype(config.model.dtype)
@@ -106,12 +101,35 @@ def make_skeleton(config: TrainConfig, base: SAM2Config, refiner: Any) -> Skelet
     flat = nnx.to_flat_state(state)
     variables = tuple((".".join(map(str, path)), path, variable) for path, variable in flat)
     trainable = set()
+    learning = [name for name, _, v in variables if isinstance(v, nnx.Param) and not name.startswith(PARTS["memory"])]
     for part in config.trainable:
-        names = {n for n, _, v in variables if n.startswith(PARTS[part]) and isinstance(v, nnx.Param)}
+        names = {name for name in learning if part == ALL or name.startswith(PARTS[part])}
         if not names:
             raise ValueError(f"trainable names {part!r}, of which this model has no weights")
         trainable |= names
     return Skeleton(graph, variables, frozenset(trainable), base, dtype.name)
+
+
+def _check_parts(config: TrainConfig, *, has_refiner: bool) -> None:
+    known = [part for part in PARTS if part != "memory"] + [ALL]
+    if not config.trainable:
+        raise ValueError(f"trainable must name at least one of {', '.join(known)}, got none")
+    for part in config.trainable:
+        if part == "memory":
+            raise ValueError("trainable names 'memory', which photos do not teach: only videos have a memory")
+        if part not in known:
+            raise ValueError(f"trainable must be of {', '.join(known)}, got {part!r}")
+    loss = config.loss
+    refines = has_refiner and bool(loss.final or loss.auxiliary)
+    if not loss.coarse and not refines:
+        what = (
+            "loss.coarse, final and auxiliary must not all"
+            if has_refiner
+            else "without a refiner, loss.coarse must not"
+        )
+        raise ValueError(f"{what} be 0: nothing would be learned")
+    if set(config.trainable) == {"refiner"} and has_refiner and not refines:
+        raise ValueError("loss.final and loss.auxiliary must not both be 0 where the refiner alone is trained")
 
 
 def take_apart(model: SAM2, skeleton: Skeleton) -> tuple[Weights, Weights]:

@@ -9,14 +9,53 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from ..nn.prompt_encoder import ABSENT, BOX_END, BOX_START, NEGATIVE, NOT_A_POINT, POSITIVE, Prompts
 from .config import PromptConfig
 
-__all__ = ["bounding_box", "coarse_mask", "correct_prompts", "divide_objects", "sample_pixel", "sample_prompts"]
+__all__ = [
+    "PromptKeys",
+    "bounding_box",
+    "coarse_mask",
+    "correction_keys",
+    "correct_prompts",
+    "divide_objects",
+    "prompt_keys",
+    "sample_pixel",
+    "sample_prompts",
+]
 
 # Coarse masks are given as logits of this size at most; the decoder's own confident ones are about as large.
 COARSE_LOGIT = 10.0
 # Two clicks that divide an object are at least so far apart, as a share of the input's side.
 DIVIDED_APART = 0.1
-# Keeps the randomness of dividing apart from that of corrections, which are numbered from 0.
-DIVIDE = 1_000_000
+# Keeps the randomness of steps apart from that of fresh weights, whose keys are the seed's, numbered from 0.
+STEPS = 0x57E95
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PromptKeys:
+    """A key for each row and each use. A key is either drawn from or split, once: then no two draws share bits.
+
+    Attributes:
+      sample: for `sample_prompts`.
+      divide: for `divide_objects`.
+      correct: for `correction_keys`, which has those of each round of `correct_prompts`.
+    """
+
+    sample: Key[Array, " b"]
+    divide: Key[Array, " b"]
+    correct: Key[Array, " b"]
+
+
+def prompt_keys(seed: int, step: int | Int[Array, ""], rows: int) -> PromptKeys:
+    """The keys of a step: those of a row depend on the seed, the step and the row's number alone."""
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), STEPS), step)
+    keys = jax.vmap(lambda row: jax.random.split(row, 3))(jax.random.split(key, rows))
+    return PromptKeys(keys[:, 0], keys[:, 1], keys[:, 2])
+
+
+def correction_keys(keys: Key[Array, " b"], config: PromptConfig) -> list[Key[Array, " b"]]:
+    """The keys of each round of corrections, of `PromptKeys.correct`."""
+    rounds = jax.vmap(lambda key: jax.random.split(key, config.corrections))(keys)
+    return [rounds[:, number] for number in range(config.corrections)]
 
 
 def sample_prompts(
@@ -157,7 +196,7 @@ def divide_objects(
     the object where nothing in the image says how far the unwanted part goes.
 
     Args:
-      keys: a key for each row, as for `sample_prompts`.
+      keys: a key for each row, others than those of `sample_prompts`.
       prompts: from `sample_prompts`.
       masks: true coverage in [0, 1].
       config: the mix.
@@ -167,7 +206,7 @@ def divide_objects(
     clicks = slice(2, 2 + config.max_points)
 
     def divide(key, points, labels, mask):
-        chance_key, click_key = jax.random.split(jax.random.fold_in(key, DIVIDE))
+        chance_key, click_key = jax.random.split(key)
         wanted = points[2]
         places = jnp.stack(jnp.meshgrid(*(jnp.arange(side) for side in mask.shape), indexing="xy"), axis=-1)
         to_wanted = ((places - wanted) ** 2).sum(axis=-1)
@@ -192,7 +231,7 @@ def correct_prompts(
     """The prompts with a click more, on what `logits` got wrong, and with `logits` as a mask prompt.
 
     Args:
-      keys: a key for each row, the same for every correction.
+      keys: a key for each row, others for every correction.
       prompts: from `sample_prompts`, with slots to spare for corrections.
       number: which correction this is, from 0.
       logits: the masks that the prompts gave.
@@ -203,7 +242,6 @@ def correct_prompts(
     missed, surplus = truth & (logits <= 0), ~truth & (logits > 0)
     is_missed = missed.sum(axis=(1, 2)) >= surplus.sum(axis=(1, 2))
     wrong = jnp.where(is_missed[:, None, None], missed, surplus)
-    keys = jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
     # A click in the middle of a low-resolution pixel.
     clicks = (jax.vmap(sample_pixel)(keys, wrong) + 0.5) * (masks.shape[-1] / size) - 0.5
     labels = jnp.where(is_missed, POSITIVE, NEGATIVE)

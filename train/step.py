@@ -18,7 +18,7 @@ from ..sam2 import SAM2
 from .config import OptimizerConfig, PromptConfig, TrainConfig
 from .losses import coarse_losses, mask_iou, refined_losses
 from .parts import Skeleton
-from .prompts import correct_prompts, divide_objects, sample_prompts
+from .prompts import correct_prompts, correction_keys, divide_objects, prompt_keys, sample_prompts
 from .sharding import batch_sharding, replicated, weight_sharding
 
 __all__ = [
@@ -119,7 +119,6 @@ class Prediction:
 
 def predict(
     model: SAM2,
-    skeleton: Skeleton,
     config: TrainConfig,
     images: UInt8[Array, "b s s 3"],
     truth: Float[Array, "n s s"],
@@ -128,15 +127,21 @@ def predict(
 ) -> Prediction:
     """Masks and losses of n / b objects in each image, those of an image one after the other.
 
-    Where the encoder is frozen, its features are constants: nothing of it is differentiated.
+    What depends on no weight that learns, such as the features of a frozen encoder, is not differentiated.
+
+    Args:
+      model: of all weights.
+      config: the run.
+      images: of the model's input size.
+      truth: the objects' coverage in [0, 1].
+      prompts: with slots to spare for the corrections.
+      keys: a key for each object, for its corrections.
     """
     normalised = normalise(images)
     if model.refiner is None:
         features, views = model.encode_image(normalised), None
     else:
         features, views = model.encode_views(normalised)
-    if not skeleton.encoder_learns:
-        features, views = jax.lax.stop_gradient((features, views))
     if model.refiner is not None:
         features = model.prepare(normalised, features, views)
     embedding = model.augment(model.image_embedding(features), features)
@@ -158,8 +163,8 @@ def predict(
         return output, select_single_mask(output, model.config)[0][:, 0]
 
     output, coarse = decode(prompts)
-    for number in range(config.prompts.corrections):
-        prompts = correct_prompts(keys, prompts, number, jax.lax.stop_gradient(coarse), truth)
+    for number, round_keys in enumerate(correction_keys(keys, config.prompts)):
+        prompts = correct_prompts(round_keys, prompts, number, jax.lax.stop_gradient(coarse), truth)
         output, coarse = decode(prompts)
     refined = None
     if model.refiner is not None:
@@ -201,7 +206,7 @@ def make_train_step(
 
     def loss_of(params, frozen, part):
         images, truth, prompts, keys = part
-        prediction = predict(skeleton.assemble(params, frozen), skeleton, config, images, truth, prompts, keys)
+        prediction = predict(skeleton.assemble(params, frozen), config, images, truth, prompts, keys)
         return sum(prediction.losses.values()), prediction.losses
 
     def gradients_of(params, frozen, part):
@@ -229,13 +234,16 @@ def make_train_step(
 
     def step(state: TrainState, frozen: Tree, batch: Mapping[str, Array]) -> tuple[TrainState, dict[str, Array]]:
         truth = objects_of(batch)
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), state.step), len(truth))
-        prompts = sample_prompts(keys, truth, config.prompts, mask_size=skeleton.config.mask_size)
-        prompts, truth = divide_objects(keys, prompts, truth, config.prompts)
+        keys = prompt_keys(config.seed, state.step, len(truth))
+        prompts = sample_prompts(keys.sample, truth, config.prompts, mask_size=skeleton.config.mask_size)
+        prompts, truth = divide_objects(keys.divide, prompts, truth, config.prompts)
         gradients_by = gradients_of if config.accumulate == 1 else accumulated
-        scalars, gradients = gradients_by(state.params, frozen, (batch["image"], truth, prompts, keys))
+        scalars, gradients = gradients_by(state.params, frozen, (batch["image"], truth, prompts, keys.correct))
         norm = optax.tree.norm(gradients)
         updates, moments = optimizer.update(gradients, state.moments, state.params)
+        # Decay alone would shrink a weight that no loss has reached yet.
+        means = optax.tree.get(moments, "mu")
+        updates = {name: jnp.where(means[name].any(), update, 0) for name, update in updates.items()}
         finite = jnp.isfinite(scalars["loss"]) & jnp.isfinite(norm) & jnp.isfinite(optax.tree.norm(updates))
         good = finite & (state.broken < 0)
         params = optax.apply_updates(state.params, updates)
@@ -273,9 +281,10 @@ def make_eval_step(skeleton: Skeleton, config: TrainConfig, shown: int = 4) -> C
 
     def evaluate(params: Tree, frozen: Tree, batch: Mapping[str, Array]) -> dict[str, Array]:
         truth = objects_of(batch)
-        keys = jax.random.split(jax.random.key(0), len(truth))
-        prompts = sample_prompts(keys, truth, boxes, mask_size=skeleton.config.mask_size)
-        prediction = predict(skeleton.assemble(params, frozen), skeleton, exact, batch["image"], truth, prompts, keys)
+        keys = prompt_keys(0, 0, len(truth))
+        prompts = sample_prompts(keys.sample, truth, boxes, mask_size=skeleton.config.mask_size)
+        model = skeleton.assemble(params, frozen)
+        prediction = predict(model, exact, batch["image"], truth, prompts, keys.correct)
         coarse = resize_bilinear(prediction.coarse[..., None], truth.shape[-2:])[..., 0]
         rows = {"image": batch["image"], "truth": truth, "box": jnp.asarray(prompts.points)[:, :2], "coarse": coarse}
         out = {"coarse_iou": mask_iou(coarse, truth)}

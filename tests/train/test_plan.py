@@ -52,7 +52,7 @@ def test_the_step_has_no_backward_of_the_encoder(config):
     def forward(params, frozen, images, truth):
         keys = jax.random.split(jax.random.key(0), 8)
         prompts = sample_prompts(keys, truth, config.prompts, mask_size=16)
-        return predict(skeleton.assemble(params, frozen), skeleton, config, images, truth, prompts, keys).losses
+        return predict(skeleton.assemble(params, frozen), config, images, truth, prompts, keys).losses
 
     def flops(lowered) -> float:
         return lowered.cost_analysis()["flops"]

@@ -1,11 +1,22 @@
+import collections
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from sam2refiner_jax.nn.prompt_encoder import ABSENT, BOX_END, BOX_START, NEGATIVE, NOT_A_POINT, POSITIVE
 from sam2refiner_jax.train.config import PromptConfig
-from sam2refiner_jax.train.prompts import DIVIDED_APART, correct_prompts, divide_objects, sample_pixel, sample_prompts
+from sam2refiner_jax.train.prompts import (
+    DIVIDED_APART,
+    correct_prompts,
+    correction_keys,
+    divide_objects,
+    prompt_keys,
+    sample_pixel,
+    sample_prompts,
+)
 
 SIZE = 64
 
@@ -36,8 +47,9 @@ def sample(masks, seed=0, **fields):
 def divide(masks, seed=0, **fields):
     """Prompts and masks before and after."""
     keys, config = jax.random.split(jax.random.key(seed), len(masks)), PromptConfig(**fields)
+    others = jax.random.split(jax.random.key(1000 + seed), len(masks))
     before = sample_prompts(keys, jnp.asarray(masks), config, mask_size=SIZE // 4)
-    after, left = divide_objects(keys, before, jnp.asarray(masks), config)
+    after, left = divide_objects(others, before, jnp.asarray(masks), config)
     return jax.tree.map(np.asarray, (before, after, left))
 
 
@@ -128,10 +140,76 @@ def test_mix_follows_its_frequencies(masks):
 
 def test_a_rows_prompts_depend_on_its_key_alone(masks):
     keys = jax.random.split(jax.random.key(3), len(masks))
-    whole = sample_prompts(keys, jnp.asarray(masks), PromptConfig(), mask_size=16)
-    part = sample_prompts(keys[2:4], jnp.asarray(masks[2:4]), PromptConfig(), mask_size=16)
-    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(part), strict=True):
-        np.testing.assert_array_equal(np.asarray(a)[2:4], b)
+    config = PromptConfig(box_and_points=1.0)
+    whole = sample_prompts(keys, jnp.asarray(masks), config, mask_size=16)
+    part = sample_prompts(keys[2:4], jnp.asarray(masks[2:4]), config, mask_size=16)
+    for name in ("labels", "has_mask"):
+        np.testing.assert_array_equal(np.asarray(getattr(whole, name))[2:4], getattr(part, name))
+    clicks = slice(2, 2 + config.max_points)
+    np.testing.assert_array_equal(np.asarray(whole.points)[2:4, clicks], part.points[:, clicks])
+    # A program for two rows may round sums and products otherwise than one for six; logits are up to 10.
+    np.testing.assert_allclose(np.asarray(whole.points)[2:4], part.points, atol=1e-4)
+    np.testing.assert_allclose(np.asarray(whole.mask)[2:4], part.mask, atol=1e-4)
+
+
+def consumed_keys(program, *arguments) -> list[tuple[int, ...]]:
+    """The keys that a program draws from, splits or folds a number into; only what becomes of keys is computed."""
+    found = []
+
+    def is_key(atom) -> bool:
+        return jnp.issubdtype(atom.aval.dtype, jax.dtypes.prng_key)
+
+    def is_key_or_index(atom) -> bool:
+        return is_key(atom) or (atom.aval.size < 16 and jnp.issubdtype(atom.aval.dtype, jnp.integer))
+
+    def interpret(jaxpr, constants, arguments) -> list:
+        values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *arguments], strict=True))
+
+        def read(atom):
+            return atom.val if hasattr(atom, "val") else values.get(atom)
+
+        for equation in jaxpr.eqns:
+            operands, name = [read(atom) for atom in equation.invars], equation.primitive.name
+            keys = [x for x, atom in zip(operands, equation.invars, strict=True) if is_key(atom)]
+            assert all(key is not None for key in keys), equation
+            if name in ("random_bits", "random_split", "random_fold_in"):
+                found.extend(map(tuple, np.asarray(jax.random.key_data(keys[0])).reshape(-1, 2).tolist()))
+            if name in ("pjit", "jit"):
+                inner = equation.params["jaxpr"]
+                results = interpret(inner.jaxpr, inner.consts, operands)
+            elif any(x is None for x in operands) or not all(map(is_key_or_index, equation.outvars)):
+                assert not keys or name == "random_bits", equation
+                continue
+            else:
+                results = equation.primitive.bind(*operands, **equation.params)
+                results = results if equation.primitive.multiple_results else [results]
+            values |= dict(zip(equation.outvars, results, strict=True))
+        return [read(atom) for atom in jaxpr.outvars]
+
+    closed = jax.make_jaxpr(program)(*arguments)
+    interpret(closed.jaxpr, closed.consts, arguments)
+    return found
+
+
+def test_no_two_draws_of_a_run_share_bits(masks):
+    """Every key of two steps, three rounds of corrections each, and of fresh weights is used once."""
+    config = PromptConfig(divided=0.5, box_and_points=1.0, corrections=3)
+
+    def prompts_of(step):
+        keys = prompt_keys(7, step, len(masks))
+        prompts = sample_prompts(keys.sample, jnp.asarray(masks), config, mask_size=16)
+        prompts, truth = divide_objects(keys.divide, prompts, jnp.asarray(masks), config)
+        for number, each in enumerate(correction_keys(keys.correct, config)):
+            prompts = correct_prompts(each, prompts, number, jnp.ones((len(masks), 16, 16)), truth)
+        return prompts.points
+
+    found = [key for step in range(2) for key in consumed_keys(prompts_of, jnp.int32(step))]
+    # To sample, divide and correct, a row needs at least a key for each click.
+    assert len(found) > 2 * len(masks) * (config.max_points + 4)
+    twice = {key for key, count in collections.Counter(found).items() if count > 1}
+    assert len(twice) == 2  # the seed's key, and the one into which the steps' numbers are folded
+    weights = nnx.Rngs(7)
+    assert not set(found) & {tuple(np.asarray(jax.random.key_data(weights.params())).tolist()) for _ in range(500)}
 
 
 def test_corrections_click_on_the_larger_error(masks):

@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 from training import REFINER, TINY, tiny_config
 
 from sam2refiner_jax import build_model
-from sam2refiner_jax.train.config import TrainConfig
+from sam2refiner_jax.train.config import LossConfig, PromptConfig, TrainConfig
 from sam2refiner_jax.train.loop import place
-from sam2refiner_jax.train.parts import make_skeleton, starting_model, take_apart
+from sam2refiner_jax.train.parts import PARTS, make_skeleton, starting_model, take_apart
 from sam2refiner_jax.train.sharding import SMALLEST_SHARDED, global_batch, make_mesh, weight_sharding
 from sam2refiner_jax.train.step import compile_train_step, make_eval_step, make_optimizer, make_train_step
 
@@ -32,7 +33,7 @@ class Run:
     def __init__(self, config: TrainConfig, steps: int = 6):
         self.mesh = make_mesh(config.model_parallel, jax.devices()[:1])
         model = starting_model(config.model, config.seed)
-        self.skeleton = make_skeleton(config, model.config, REFINER)
+        self.skeleton = make_skeleton(config, model.config, None if model.refiner is None else model.refiner.config)
         self.state, self.frozen = place(model, self.skeleton, config, steps, self.mesh)
         self.step = compile_train_step(make_train_step(self.skeleton, config, steps, self.mesh), self.state, self.mesh)
 
@@ -70,6 +71,42 @@ def test_only_the_named_part_learns(run, config, batch):
     assert set(jax.tree.leaves(run.state.moments)[0].devices()) == {jax.devices()[0]}
     moments = [x for x in jax.tree.leaves(run.state.moments) if x.ndim]
     assert len(moments) == 2 * len(params)
+
+
+@pytest.mark.parametrize(
+    "part", ["decoder", "all", *(pytest.param(part, marks=pytest.mark.slow) for part in ("encoder", "prompt_encoder"))]
+)
+def test_every_weight_of_a_part_learns_in_one_step_and_no_other(part, config, batch):
+    """With every kind of prompt; without a loss of theirs, the heads that say how good a mask is do not even decay."""
+    judged = part != "decoder"
+    changes = {
+        "model": dataclasses.replace(config.model, refiner=None),
+        "prompts": PromptConfig(mask=2.0, box_and_points=1.0, negative_points=0.5),
+        "loss": LossConfig(coarse=1.0, iou=1.0 * judged, object_score=1.0 * judged),
+        "optimizer": dataclasses.replace(config.optimizer, weight_decay=0.5),
+    }
+    run = Run(dataclasses.replace(config, trainable=(part,), **changes))
+    before = jax.tree.map(np.asarray, {**run.state.params, **run.frozen})
+    run(batch)
+    after = jax.tree.map(np.asarray, {**run.state.params, **run.frozen})
+    changed = {name for name, value in before.items() if (after[name] != value).any()}
+    weights = {name for name, _, variable in run.skeleton.variables if isinstance(variable, nnx.Param)}
+    named = {name for name in weights if name.startswith(PARTS.get(part, "")) and not name.startswith(PARTS["memory"])}
+    heads = ("sam_mask_decoder.iou_prediction_head.", "sam_mask_decoder.pred_obj_score_head.")
+    learned = {name for name in named if judged or not name.startswith(heads)}
+    assert changed == learned, sorted(changed ^ learned)
+    assert len(learned) > 10
+
+
+def test_all_is_every_part_that_photos_teach(config):
+    parts = [part for part in PARTS if part != "memory"]
+    base = build_model(TINY).config
+    every, each = (
+        make_skeleton(dataclasses.replace(config, trainable=t), base, REFINER) for t in (("all",), tuple(parts))
+    )
+    assert every.trainable == each.trainable
+    weights = {name for name, _, variable in every.variables if isinstance(variable, nnx.Param)}
+    assert weights - every.trainable == {name for name in weights if name.startswith(PARTS["memory"])}
 
 
 def test_average_is_exponential(config, batch):
@@ -166,8 +203,28 @@ def test_weights_are_cut_along_their_longest_axis():
 
 def test_unknown_parts():
     model = build_model(TINY)
-    config = TrainConfig(trainable=("refiner",))
+    config = TrainConfig(trainable=("refiner",), loss=LossConfig(coarse=1.0))
     with pytest.raises(ValueError, match="trainable names 'refiner', of which this model has no weights"):
         make_skeleton(config, model.config, None)
     with pytest.raises(ValueError, match=r"trainable must be of refiner, decoder.*got 'head'"):
         make_skeleton(dataclasses.replace(config, trainable=("head",)), model.config, None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "refiner", "message"),
+    [
+        ({"trainable": ("memory",)}, REFINER, "'memory', which photos do not teach"),
+        ({"trainable": ("refiner", "memory")}, REFINER, "'memory', which photos do not teach"),
+        ({"trainable": ()}, REFINER, "trainable must name at least one of refiner, decoder, .*, all, got none"),
+        ({"trainable": ("decoder",)}, None, r"without a refiner, loss\.coarse must not be 0"),
+        ({"loss": LossConfig(final=0.0, auxiliary=0.0)}, REFINER, "must not all be 0: nothing would be learned"),
+        (
+            {"loss": LossConfig(final=0.0, auxiliary=0.0, coarse=1.0)},
+            REFINER,
+            "not both be 0 where the refiner alone is trained",
+        ),
+    ],
+)
+def test_what_cannot_learn_is_refused(fields, refiner, message):
+    with pytest.raises(ValueError, match=message):
+        make_skeleton(TrainConfig(**fields), build_model(TINY).config, refiner)
