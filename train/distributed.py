@@ -1,6 +1,7 @@
 """Several processes that train together."""
 
 import os
+import socket
 
 import jax
 import orbax.checkpoint as ocp
@@ -15,7 +16,8 @@ def join() -> None:
     of process 0), `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` do.
 
     Raises:
-      ValueError: if one of the three variables is set without the others, or is not a number.
+      ValueError: if one of the three variables is set without the others, or is not a number; if this machine's own
+        name has no address, by which the others' CPUs are to find it.
     """
     # On CPUs the collectives of two programs in flight wait for each other.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
@@ -32,6 +34,17 @@ def join() -> None:
     except ValueError as error:
         raise ValueError(f"{names[1]} and {names[2]} must be whole numbers: {error}") from error
     jax.distributed.initialize(values[names[0]], count, index)
+    try:
+        jax.local_devices()
+    except RuntimeError as error:
+        try:
+            socket.getaddrinfo(socket.gethostname(), None)
+        except OSError:
+            raise ValueError(
+                f"this machine's name, {socket.gethostname()}, must have an address, as by a line in /etc/hosts, "
+                f"for the other processes to find it: {error}"
+            ) from error
+        raise
 
 
 def wait_for_others(place: str) -> None:

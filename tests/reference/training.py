@@ -5,6 +5,7 @@
 `OVERRIDES` is a JSON object of fields of the configuration, in the form of its `to_dict`.
 """
 
+import functools
 import json
 import sys
 from pathlib import Path
@@ -75,6 +76,14 @@ def merge(values: dict, changes: dict) -> dict:
     return values | {k: merge(values[k], v) if isinstance(v, dict) else v for k, v in changes.items()}
 
 
+def find_processes_at_localhost() -> None:
+    """Lets gloo listen there, not at the address of this machine's name, which not every machine knows."""
+    from jax._src import xla_bridge
+
+    start = xla_bridge._jax.make_gloo_tcp_collectives
+    xla_bridge._jax.make_gloo_tcp_collectives = functools.partial(start, hostname="localhost")
+
+
 if __name__ == "__main__":
     import logging
 
@@ -86,6 +95,7 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)
     arguments = json.loads(sys.argv[2])
     if arguments.pop("distributed", False):
+        find_processes_at_localhost()
         join()
     folder = Path(sys.argv[1])
     print(f"devices: {jax.device_count()}")
