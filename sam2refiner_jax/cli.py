@@ -3,6 +3,7 @@
 import atexit
 import gc
 import glob
+import importlib
 import importlib.metadata
 import importlib.util
 import inspect
@@ -16,6 +17,10 @@ __all__ = ["main"]
 COMMANDS = "sam2refiner_jax.commands"
 # Compiled programs are kept up to this size; those used last the longest.
 CACHE_BYTES = 2 * 2**30
+HINTS = (
+    "`sam2refiner COMMAND --help` says more; `--debug` shows where an error came from;",
+    "`--import FILE.py` makes refiners, presets and sources of your own known.",
+)
 INTERRUPTED = 130  # the exit status of a program that ctrl-C ended
 
 
@@ -24,13 +29,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Every command is a function found through the entry points of the group `sam2refiner_jax.commands`; its signature
     and docstring are its command line. A command's name is one word or two. With `--debug`, or SAM2REFINER_DEBUG=1 in
-    the environment, an error shows where it came from.
+    the environment, an error shows where it came from. `--import FILE.py` runs a file first, whose refiners, presets and
+    sources are then known by their names.
     """
     if arguments is None:  # the process is the command's own
         _collect_less_garbage()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments or os.environ.get("SAM2REFINER_DEBUG", "0") not in ("", "0")
     arguments = [argument for argument in arguments if argument != "--debug"]
+    arguments, imports = _take_imports(arguments)
     commands = {entry.name: entry for entry in importlib.metadata.entry_points(group=COMMANDS)}
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview(commands))
@@ -44,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _use_compilation_cache()
     _pass_over_absent_tpus()
     try:
+        for file in imports:
+            _import(file)
         tyro.cli(_load(commands[name]), prog=f"sam2refiner {name}", args=arguments[words:])
     except KeyboardInterrupt:
         if debug:
@@ -53,6 +62,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if debug:
             raise
         _fail(str(error))
+
+
+def _take_imports(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The arguments without `--import FILE`, wherever it is, and the files."""
+    rest, files = [], []
+    given = iter(arguments)
+    for argument in given:
+        if argument == "--import":
+            files.append(next(given, ""))
+        else:
+            rest.append(argument)
+    return rest, files
+
+
+def _import(file: str) -> None:
+    """Imports a file by its name, under which processes that read data for training find it too."""
+    path = Path(file).resolve()
+    if path.suffix != ".py" or not path.is_file():
+        raise ValueError(f"--import must be followed by a Python file, got {file!r}")
+    sys.path.append(str(path.parent))
+    module = importlib.import_module(path.stem)
+    if module.__file__ is None or Path(module.__file__).resolve() != path:
+        raise ValueError(f"--import: there is another module called {path.stem!r}; rename {file}")
 
 
 def _load(command: importlib.metadata.EntryPoint) -> Callable:
@@ -73,7 +105,7 @@ def _overview(commands: dict[str, importlib.metadata.EntryPoint]) -> str:
         except ValueError as error:
             purpose = f"({error})"
         lines.append(f"  {name:<13} {purpose}")
-    return "\n".join([*lines, "", "`sam2refiner COMMAND --help` says more; `--debug` shows where an error came from."])
+    return "\n".join([*lines, "", *HINTS])
 
 
 def _use_compilation_cache() -> None:

@@ -9,7 +9,7 @@ import types
 import jax
 import pytest
 
-from sam2refiner_jax import cli
+from sam2refiner_jax import PRESETS, cli
 
 
 @pytest.fixture
@@ -58,6 +58,39 @@ def test_a_mistake_of_ours_is_not_hidden(failing):
     failing(TypeError("a mistake"))
     with pytest.raises(TypeError, match="a mistake"):
         cli.main(["fail"])
+
+
+def test_a_file_of_ones_own_is_imported_first(failing, tmp_path, monkeypatch, capsys):
+    failing(ValueError("after it"))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "my_presets.py").write_text(
+        "from sam2refiner_jax import SAM2Config\n"
+        "from sam2refiner_jax.config import register_preset\n"
+        "register_preset(SAM2Config('of_my_own', image_size=64))\n"
+    )
+    with pytest.raises(SystemExit):
+        cli.main(["fail", "--import", str(tmp_path / "my_presets.py")])
+    assert capsys.readouterr().err == "sam2refiner: after it\n"
+    assert PRESETS.pop("of_my_own").image_size == 64
+
+
+@pytest.mark.parametrize("name", ["absent.py", "text.txt", ""])
+def test_what_cannot_be_imported_is_an_error_of_use(failing, tmp_path, monkeypatch, capsys, name):
+    failing(ValueError("after it"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("")
+    with pytest.raises(SystemExit):
+        cli.main(["fail", "--import", name])
+    assert f"--import must be followed by a Python file, got {name!r}" in capsys.readouterr().err
+
+
+def test_a_file_called_as_another_module_is_refused(failing, tmp_path, monkeypatch, capsys):
+    failing(ValueError("after it"))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "pytest.py").write_text("")
+    with pytest.raises(SystemExit):
+        cli.main(["fail", "--import", str(tmp_path / "pytest.py")])
+    assert "another module called 'pytest'" in capsys.readouterr().err
 
 
 def run_alone(program: str, **environment: str) -> subprocess.CompletedProcess:
