@@ -9,18 +9,18 @@ from typing import Literal, cast
 import numpy as np
 from jaxtyping import Bool, Integer
 
+from ..data.files import PHOTO_SUFFIXES, file_named, files_in, folders_in
+from ..data.masks import VOID, read_numbers, without_void
 from ..frames import frame_paths
-from ..train.data.pictures import read_numbers
 
 __all__ = ["Clip", "Layout", "VideoObject", "find_layout", "open_clips", "read_names"]
 
 Layout = Literal["davis", "lvos"]
 
 IMAGES, ANNOTATIONS = "JPEGImages", "Annotations"
+ANNOTATED = (".png",)
 # DAVIS keeps them in a folder for each resolution; evaluation is at 480 lines.
 RESOLUTION = "480p"
-# Pixels that DAVIS 2017 assigns to no object; where it is the only number, as in DAVIS 2016, it is the object.
-VOID = 255
 # LVOS annotates every fifth frame of its numbering, and names frames by eight digits.
 LVOS_STEP = 5
 
@@ -66,9 +66,7 @@ class Clip:
         Raises:
           ValueError: if the frame has no annotation that can be read.
         """
-        numbers = read_numbers(self.annotations / f"{frame}.png")
-        has_others = bool(((numbers > 0) & (numbers != VOID)).any())
-        return np.where(numbers == VOID, 0, numbers) if has_others else numbers
+        return without_void(read_numbers(file_named(self.annotations, frame), own_colours=False))
 
     def truth(self, frame: str, number: int) -> Bool[np.ndarray, "h w"]:
         """The true mask of an object in a frame."""
@@ -89,14 +87,14 @@ class Clip:
         return found
 
     def _of_annotations(self) -> list[VideoObject]:
-        names = sorted(path.stem for path in self.annotations.glob("*.png"))
+        names = [path.stem for path in files_in(self.annotations, ANNOTATED)]
         firsts: dict[int, int] = {}
         for place, name in enumerate(names):
             for number in np.unique(self.numbers(name)):
                 if number:
                     firsts.setdefault(int(number), place)
-        if len(firsts) > 1:
-            firsts.pop(VOID, None)
+        if len(firsts) > 1 and max(firsts) == VOID:
+            del firsts[VOID]
         return [VideoObject(n, names[first], tuple(names[first + 1 : -1])) for n, first in sorted(firsts.items())]
 
     def _of_spans(self, spans: dict[int, tuple[int, int, int]]) -> list[VideoObject]:
@@ -116,7 +114,7 @@ def find_layout(folder: Path) -> Layout:
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder")
     if (folder / IMAGES).is_dir() and (folder / ANNOTATIONS).is_dir():
-        return "lvos" if list(folder.glob("*_meta.json")) else "davis"
+        return "lvos" if _meta_files(folder) else "davis"
     found = ", ".join(sorted(path.name for path in folder.iterdir())[:10]) or "nothing"
     raise ValueError(
         f"{folder} must hold {IMAGES}/ and {ANNOTATIONS}/ with a folder of frames for each clip: DAVIS (2016 or 2017) "
@@ -139,7 +137,7 @@ def open_clips(folder: Path, names: Sequence[str] = ()) -> list[Clip]:
     if (images / RESOLUTION).is_dir():
         images, annotations = images / RESOLUTION, annotations / RESOLUTION
     spans = _read_spans(folder) if layout == "lvos" else None
-    there = sorted(spans) if spans is not None else sorted(path.name for path in images.iterdir() if path.is_dir())
+    there = sorted(spans) if spans is not None else [path.name for path in folders_in(images)]
     unknown = [name for name in names if name not in there]
     if unknown:
         raise ValueError(f"{folder} has no clip {', '.join(unknown)}; it has {', '.join(there)}")
@@ -149,9 +147,9 @@ def open_clips(folder: Path, names: Sequence[str] = ()) -> list[Clip]:
     if not clips:
         raise ValueError(f"{images} must hold a folder of frames for each clip, got none")
     for clip in clips:
-        for part, pattern in ((clip.frames, "*.jpg"), (clip.annotations, "*.png")):
-            if not part.is_dir() or not any(part.glob(pattern)):
-                raise ValueError(f"clip {clip.name} must have {pattern} in {part}, got none")
+        for part, suffixes in ((clip.frames, PHOTO_SUFFIXES), (clip.annotations, ANNOTATED)):
+            if not part.is_dir() or not files_in(part, suffixes):
+                raise ValueError(f"clip {clip.name} must have *{suffixes[0]} in {part}, got none")
     return clips
 
 
@@ -168,8 +166,12 @@ def read_names(path: Path) -> list[str]:
     return names
 
 
+def _meta_files(folder: Path) -> list[Path]:
+    return [path for path in files_in(folder, (".json",)) if path.stem.endswith("_meta")]
+
+
 def _read_spans(folder: Path) -> dict[str, dict[int, tuple[int, int, int]]]:
-    files = sorted(folder.glob("*_meta.json"))
+    files = _meta_files(folder)
     if len(files) > 1:
         raise ValueError(f"{folder} must hold one *_meta.json, got {', '.join(path.name for path in files)}")
     try:

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Integer
 from PIL import Image
 from tqdm import tqdm
 
 from ..atomic import new_file
-from ..track import davis_palette, number_pixels
-from ..train.data.pictures import read_numbers
+from ..data.files import file_named
+from ..data.masks import numbers_picture, read_numbers
+from ..track import number_pixels
 from .clips import VOID, Clip, VideoObject
 from .davis import contour_accuracy, region_similarity
 from .image import Clock, LeftOut
@@ -134,17 +135,19 @@ def score_clip(clip: Clip, predictions: Path) -> list[Record]:
     objects = [each for each in clip.objects() if each.scored]
     values: dict[int, list[tuple[float, float]]] = {each.number: [] for each in objects}
     for frame in sorted({frame for each in objects for frame in each.scored}):
-        path = predictions / f"{frame}.png"
+        path = file_named(predictions, frame)
         if not path.exists():
             raise PredictionError(f"clip {clip.name} has no prediction for frame {frame}: expected {path}")
         expected = clip.numbers(frame)
         try:
-            found = read_numbers(path)
+            found = read_numbers(path, own_colours=False)
         except ValueError as error:
             raise PredictionError(str(error)) from error
         if found.shape != expected.shape:
             sizes = ["{1} x {0}".format(*numbers.shape) for numbers in (expected, found)]
             raise PredictionError(f"{path} must be as large as its annotation, {sizes[0]}, got {sizes[1]}")
+        if [each.number for each in objects] == [VOID]:  # black and white: whatever number the only object has
+            found = np.where(found > 0, VOID, 0)
         for each in objects:
             if frame in each.scored:
                 masks = found == each.number, expected == each.number
@@ -165,9 +168,7 @@ def _object_record(each: VideoObject, values: Sequence[tuple[float, float]]) -> 
     }
 
 
-def _save(numbers: UInt8[np.ndarray, "h w"], path: Path, is_grayscale: bool) -> None:
-    picture = Image.fromarray(numbers)
-    if not is_grayscale:
-        picture.putpalette(davis_palette().tobytes())
+def _save(numbers: Integer[np.ndarray, "h w"], path: Path, is_grayscale: bool) -> None:
+    picture = Image.fromarray(numbers) if is_grayscale else numbers_picture(numbers)
     with new_file(path, overwrite=True) as partial:
         picture.save(partial)

@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image
 
-from .preprocess import PHOTO_SUFFIXES, Photo, as_rgb, read_photo
+from .data.files import files_in
+from .preprocess import Photo, as_rgb, read_photo
 from .video_file import VideoReader
 
 __all__ = ["FrameFolder", "FrameList", "FrameStream", "Frames", "VideoFile", "frame_paths", "open_frames"]
@@ -204,7 +205,7 @@ def frame_paths(folder: Path) -> list[Path]:
     Raises:
       ValueError: if there are none, one is not named by a number, or two have the same.
     """
-    pictures = [p for p in folder.iterdir() if p.suffix.lower() in PHOTO_SUFFIXES and not p.name.startswith(".")]
+    pictures = files_in(folder)
     jpegs = [path for path in pictures if path.suffix.lower() in (".jpg", ".jpeg")]
     numbered: dict[int, Path] = {}
     for path in sorted(jpegs or pictures):

@@ -9,10 +9,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-__all__ = ["PHOTO_SUFFIXES", "Photo", "as_rgb", "preprocess_image", "read_photo"]
+__all__ = ["Photo", "as_rgb", "preprocess_image", "read_photo"]
 
 Photo = np.ndarray | jax.Array | Image.Image
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 # ImageNet statistics, as the released models were trained with.
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
@@ -26,7 +25,8 @@ def read_photo(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "h w 3"]:
     """The photo in a file, upright (EXIF orientation applied), as RGB.
 
     Raises:
-      ValueError: naming the file, if it is no readable picture.
+      ValueError: naming the file, if it is no readable picture, or one of 32 bits with other values than whole numbers
+        in [0, 255] or [0, 65535] or floats in [0, 1].
       FileNotFoundError: if there is no such file.
     """
     try:
@@ -69,11 +69,21 @@ def as_rgb(image: Photo) -> np.ndarray:
     return np.broadcast_to(image, (*image.shape[:2], 3)) if image.shape[-1] == 1 else image[..., :3]
 
 
-def _pil_array(image: Image.Image) -> np.ndarray:
+def _pil_array(image: Image.Image) -> UInt8[np.ndarray, "h w *c"]:
     """PIL would clip values of more than 8 bits at 255, and floats in [0, 1] to black, instead of scaling them."""
-    if image.mode.startswith("I;16"):
-        return (np.asarray(image) / SIXTEEN_BITS).round().astype(np.uint8)
-    return np.asarray(image if image.mode in ("I", "F") else image.convert("RGB"))
+    if image.mode != "F" and not image.mode.startswith("I"):
+        return np.asarray(image.convert("RGB"))
+    values = np.asarray(image)
+    low, high = values.min(), values.max()
+    are_shares = image.mode == "F" and high <= 1
+    if not (low >= 0 and high <= 65535) or not (are_shares or (values == np.floor(values)).all()):
+        raise ValueError(
+            f"a picture of 16 or 32 bits must have whole numbers in [0, 255] or [0, 65535], or floats in [0, 1]; "
+            f"got {low} to {high}"
+        )
+    if image.mode.startswith("I;16") or high > 255:
+        values = values / SIXTEEN_BITS
+    return (values * 255 if are_shares else values).round().astype(np.uint8)
 
 
 def _in_range(image: np.ndarray) -> np.ndarray:

@@ -14,10 +14,12 @@ from tqdm import tqdm
 from tyro.conf import Positional
 
 from .checkpoints import load_model
+from .data.files import PHOTO_SUFFIXES, file_named, files_in
+from .data.masks import read_mask
 from .image_predictor import Prediction, SAM2ImagePredictor
 from .outputs import check_outputs, clear_results, made_of, save_document, save_picture, source_of
 from .overlay import draw_overlay
-from .preprocess import PHOTO_SUFFIXES, read_photo
+from .preprocess import read_photo
 from .tracking import MASK_BIAS, MASK_SCALE
 
 __all__ = ["PhotoPrompts", "segment", "segment_photo"]
@@ -32,7 +34,7 @@ class PhotoPrompts:
     Attributes:
       points: clicks as x, y, label in pixels; label 1 on the object, 0 off it.
       boxes: x0, y0, x1, y1 in pixels, one for each object.
-      mask: path of a picture that is bright on the object.
+      mask: path of a picture of the photo's size, in any form that `data.masks` reads; all its objects are one.
     """
 
     points: tuple[tuple[float, float, int], ...] = ()
@@ -46,7 +48,7 @@ class PhotoPrompts:
         """The prompts as arguments of `SAM2ImagePredictor.predict` on a photo of `photo_size` = (height, width).
 
         Raises:
-          ValueError: if clicks are mixed with several boxes, or the mask cannot be read or is not the photo's size.
+          ValueError: if clicks are mixed with several boxes, or the mask cannot be read, has another size or is empty.
         """
         if self.points and len(self.boxes) > 1:
             raise ValueError(f"points are for one object and cannot be mixed with {len(self.boxes)} boxes")
@@ -57,11 +59,7 @@ class PhotoPrompts:
         if self.boxes:
             arguments["box"] = np.array(self.boxes, np.float32)
         if self.mask:
-            picture = read_photo(self.mask).max(axis=-1)
-            if picture.shape != photo_size:
-                sizes = [f"{width} x {height}" for height, width in (picture.shape, photo_size)]
-                raise ValueError(f"mask {self.mask.name} is {sizes[0]} pixels, the photo {sizes[1]}")
-            hard = Image.fromarray((picture > 127).astype(np.float32))
+            hard = Image.fromarray(read_mask(self.mask, photo_size).astype(np.float32))
             soft = np.asarray(hard.resize((mask_size, mask_size), Image.Resampling.BILINEAR))
             arguments["mask_input"] = soft[None] * MASK_SCALE + MASK_BIAS
         return arguments
@@ -95,8 +93,10 @@ def segment(
       output: The folder for the results.
       points: Clicks on one object, each X Y LABEL: pixels, then 1 on the object or 0 off it.
       boxes: Boxes, each X0 Y0 X1 Y1 in pixels; every box is an object of its own.
-      mask: A picture that is bright on the object; in a folder run, a folder with one PNG of each photo's name.
-      prompts: A JSON file of prompts by photo name: {"a.jpg": {"points": [[x, y, 1]], "boxes": [[x0, y0, x1, y1]]}}.
+      mask: A picture that shows the object, such as white on black; in a folder run, a folder with one PNG of each
+        photo's name.
+      prompts: A JSON file of prompts by photo name: {"a.jpg": {"points": [[x, y, 1]], "boxes": [[x0, y0, x1, y1]],
+        "mask": "a.png"}}, the mask's path as seen from the file.
       multimask: Three masks for each object instead of one, for ambiguous prompts such as a single click.
       max_hole_area: Fill holes of at most this area, in pixels of the 256 x 256 mask.
       max_sprinkle_area: Remove specks of at most this area, likewise.
@@ -105,12 +105,12 @@ def segment(
     """
     photos = _find_photos(photo)
     given = PhotoPrompts(points, boxes, mask)
-    by_name = _read_prompt_file(prompts) if prompts else {}
+    by_name = _read_prompt_file(prompts, photo, photos) if prompts else {}
     jobs = []
     for path in photos:
         job = by_name.get(path.name, given)
-        if photo.is_dir() and job.mask is not None:
-            job = dataclasses.replace(job, mask=job.mask / f"{path.stem}.png")
+        if job is given and photo.is_dir() and mask is not None:
+            job = dataclasses.replace(given, mask=file_named(mask, path.stem))
         if not job:
             raise ValueError(f"{path.name} has no prompt: give points, boxes, a mask, or prompts for it")
         jobs.append((path, job))
@@ -210,8 +210,7 @@ def _per_object(prediction: Prediction) -> tuple[np.ndarray, np.ndarray]:
 
 def _find_photos(photo: Path) -> list[Path]:
     if photo.is_dir():
-        pictures = sorted(p for p in photo.iterdir() if p.suffix.lower() in PHOTO_SUFFIXES)
-        photos = [p for p in pictures if made_of(p) is None]  # what an earlier run left here is no photo
+        photos = [p for p in files_in(photo) if made_of(p) is None]  # what an earlier run left here is no photo
         if not photos:
             raise ValueError(f"{photo} holds no photo ({', '.join(PHOTO_SUFFIXES)})")
         return photos
@@ -220,12 +219,19 @@ def _find_photos(photo: Path) -> list[Path]:
     return [photo]
 
 
-def _read_prompt_file(path: Path) -> dict[str, PhotoPrompts]:
+def _read_prompt_file(path: Path, photo: Path, photos: list[Path]) -> dict[str, PhotoPrompts]:
+    """The prompts by photo name; each name must be one of `photos`, or be beside the only one."""
     try:
-        document = json.loads(path.read_text())
+        document = json.loads(path.read_bytes())  # finds out the encoding, with or without a byte order mark
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
-    return dict(_parse_prompts(path, document))
+    prompts = dict(_parse_prompts(path, document))
+    names = {each.name for each in (photos if photo.is_dir() else [photo, *files_in(photo.absolute().parent)])}
+    unknown = sorted(prompts.keys() - names)
+    if unknown:
+        where = photo if photo.is_dir() else photo.absolute().parent
+        raise ValueError(f"{path} has prompts for {', '.join(unknown)}, but {where} holds no such photo")
+    return prompts
 
 
 def _parse_prompts(path: Path, document: Any) -> Iterator[tuple[str, PhotoPrompts]]:
@@ -239,12 +245,19 @@ def _parse_prompts(path: Path, document: Any) -> Iterator[tuple[str, PhotoPrompt
             yield (
                 name,
                 PhotoPrompts(
-                    tuple((float(x), float(y), int(label)) for x, y, label in entry.get("points", ())),
+                    tuple((float(x), float(y), _whole(label)) for x, y, label in entry.get("points", ())),
                     tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in entry.get("boxes", ())),
                     path.parent / entry["mask"] if "mask" in entry else None,
                 ),
             )
         except (TypeError, ValueError) as error:
             raise ValueError(
-                f"{path}: the prompts of {name} must be numbers [x, y, label], [x0, y0, x1, y1]"
+                f"{path}: the prompts of {name} must be points [x, y, label], label 0 or 1, boxes [x0, y0, x1, y1] and "
+                f"the path of a mask, got {json.dumps(entry)}"
             ) from error
+
+
+def _whole(label: Any) -> int:
+    if int(label) != float(label):
+        raise ValueError(f"a label must be a whole number, got {label}")
+    return int(label)

@@ -8,20 +8,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, UInt8
-from PIL import Image
+from jaxtyping import Integer, UInt8
 from tqdm import tqdm
 from tyro.conf import Positional
 
 from .atomic import new_file
 from .checkpoints import load_model
+from .data.masks import VOID, numbers_picture, read_numbers, read_objects
 from .frames import FRAME_RATE, Frames
 from .outputs import check_outputs, clear_results, save_picture, source_of, video_tags
 from .overlay import draw_overlay
 from .video_predictor import SAM2VideoPredictor
 from .video_state import InferenceState
 
-__all__ = ["davis_palette", "read_object_masks", "track", "track_video", "write_overlay_video"]
+__all__ = ["track", "track_video", "write_overlay_video"]
 
 DEFAULT_CHECKPOINT = "facebook/sam2.1-hiera-tiny"
 # Tracked frames that are remembered, besides those near the prompts: the command goes once from them to either end, so
@@ -45,8 +45,8 @@ def track(
     """Track objects through a video from clicks, boxes or a mask on one frame.
 
     It writes the masks as OUTPUT/NAME/00000.png and so on, in DAVIS layout: palette pictures of the video's size whose
-    value is the object's number, 0 where there is none. OUTPUT/NAME.mp4 shows them on the video. What was written
-    stays if a later frame cannot be read.
+    value is the object's number, 0 where there is none; 16-bit ones if a number is beyond 255. OUTPUT/NAME.mp4 shows
+    them on the video. What was written stays if a later frame cannot be read.
 
     Args:
       video: A video file, or a folder of JPEGs (or PNGs, WebPs, TIFFs) named by frame number.
@@ -56,7 +56,8 @@ def track(
         else.
       points: Clicks on one object, each X Y LABEL: pixels, then 1 on the object or 0 off it.
       boxes: Boxes, each X0 Y0 X1 Y1 in pixels; every box is an object of its own, numbered from 1.
-      mask: A palette or grayscale picture of the frame's size: every value but 0 is an object.
+      mask: A picture of the frame's size: every number in a palette or gray picture, or every colour but black, is an
+        object; white on black is one.
       frame: The frame that the prompts are for; from a later one than the first, tracking runs in both directions.
       overlay: Write the video that shows the masks.
       fill_hole_area: Fill holes of at most this area, in pixels of the low-resolution mask.
@@ -74,8 +75,9 @@ def track(
     predictor = SAM2VideoPredictor(load_model(checkpoint, refiner=refiner, dtype=dtype), fill_hole_area=fill_hole_area)
     state = predictor.init_state(video, history=HISTORY)
     if mask:
-        for number, object_mask in read_object_masks(mask, (state.video_height, state.video_width)).items():
-            predictor.add_new_mask(state, frame, number, object_mask)
+        numbered = read_objects(mask, (state.video_height, state.video_width))
+        for number in np.unique(numbered[numbered > 0]):
+            predictor.add_new_mask(state, frame, int(number), numbered == number)
     else:
         clicks = np.array(points, np.float32) if points else None
         for number, box in enumerate(boxes or (None,), start=1):
@@ -110,58 +112,28 @@ def _check_place(folder: Path, shown: Path | None, video: Path, inputs: list[Pat
 def track_video(
     predictor: SAM2VideoPredictor, state: InferenceState, folder: Path, frame: int, source: str
 ) -> Iterator[tuple[int, Path]]:
-    """Propagates the prompts on `frame` to the whole video, writing a palette picture for each frame at once.
+    """Propagates the prompts on `frame` to the whole video, writing a picture of the numbers for each frame at once.
 
     Yields:
       A frame's index and the picture's path.
     """
-    names, palette = state.frames.names(), davis_palette()
+    names = state.frames.names()
     passes: list[Iterator] = [predictor.propagate_in_video(state, start_frame_idx=frame)]
     if frame > 0:
         backwards = predictor.propagate_in_video(state, start_frame_idx=frame, reverse=True)
         passes.append(itertools.islice(backwards, 1, None))
     for index, numbers, logits in tqdm(itertools.chain(*passes), total=len(names), unit="frame"):
-        picture = Image.fromarray(number_pixels(logits[:, 0], numbers), mode="P")
-        picture.putpalette(palette.tobytes())
         path = folder / f"{names[index]}.png"
-        save_picture(picture, path, source)
+        save_picture(numbers_picture(number_pixels(logits[:, 0], numbers)), path, source)
         yield index, path
 
 
-def number_pixels(logits: np.ndarray, numbers: list[int]) -> UInt8[np.ndarray, "h w"]:
+def number_pixels(logits: np.ndarray, numbers: list[int]) -> Integer[np.ndarray, "h w"]:
     """The number of the object with the highest logit at each pixel, 0 where none is positive."""
     best = logits.argmax(axis=0)
-    return np.where(logits.max(axis=0) > 0, np.array(numbers, np.uint8)[best], np.uint8(0))
-
-
-def read_object_masks(path: Path, size: tuple[int, int]) -> dict[int, Bool[np.ndarray, "h w"]]:
-    """The masks of the objects that a palette or grayscale picture numbers.
-
-    Args:
-      path: of the picture.
-      size: height and width that it must have.
-
-    Raises:
-      ValueError: if it is no such picture, has another size, or shows no object.
-    """
-    try:
-        with Image.open(path) as picture:
-            picture.load()
-    except FileNotFoundError:
-        raise
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"mask {path} is not a readable picture: {error}") from error
-    if picture.mode not in ("P", "L", "1"):
-        raise ValueError(f"mask must be a palette or grayscale picture, got mode {picture.mode} in {path}")
-    numbered = np.asarray(picture).astype(np.uint8)
-    if numbered.shape != size:
-        raise ValueError(
-            f"mask must be as large as the video, {size[1]} x {size[0]}; {path} is {picture.width} x {picture.height}"
-        )
-    objects = {int(number): numbered == number for number in np.unique(numbered) if number}
-    if not objects:
-        raise ValueError(f"mask must show at least one object; {path} is 0 everywhere")
-    return objects
+    # Of 8 bits, as DAVIS has them, unless a number is beyond.
+    values = np.array(numbers, np.uint8 if max(numbers) <= VOID else np.uint16)
+    return np.where(logits.max(axis=0) > 0, values[best], values.dtype.type(0))
 
 
 def write_overlay_video(frames: Frames, masks: dict[int, Path], path: Path, source: str) -> None:
@@ -200,18 +172,6 @@ def write_overlay_video(frames: Frames, masks: dict[int, Path], path: Path, sour
 
 def draw_objects(photo: UInt8[np.ndarray, "h w 3"], path: Path) -> UInt8[np.ndarray, "h w 3"]:
     """The photo with the objects that a picture numbers."""
-    with Image.open(path) as picture:
-        numbered = np.asarray(picture)
+    numbered = read_numbers(path)
     numbers = np.unique(numbered[numbered > 0])
     return draw_overlay(photo, numbers[:, None, None] == numbered, colours=numbers - 1)
-
-
-def davis_palette() -> UInt8[np.ndarray, "256 3"]:
-    """The colours of the DAVIS and PASCAL VOC annotations: bits of the number spread over red, green and blue."""
-    number = np.arange(256)[:, None]
-    channels = np.arange(3)
-    colours = np.zeros((256, 3), np.int64)
-    for bit in range(8):
-        colours |= ((number >> channels) & 1) << (7 - bit)
-        number = number >> 3
-    return colours.astype(np.uint8)

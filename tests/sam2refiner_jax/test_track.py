@@ -9,7 +9,8 @@ from small import small_model
 from videos import disk, moving_frames, write_jpegs, write_video
 
 from sam2refiner_jax import save_model
-from sam2refiner_jax.track import davis_palette, read_object_masks, track
+from sam2refiner_jax.data.masks import davis_palette
+from sam2refiner_jax.track import track
 
 HEIGHT, WIDTH, FRAMES = 90, 121, 6  # odd, which video encoders cannot have
 
@@ -123,15 +124,38 @@ def test_bad_arguments(clip, checkpoint, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_bad_masks(clip, tmp_path):
-    size = (HEIGHT, WIDTH)
-    with pytest.raises(ValueError, match="must be a palette or grayscale picture, got mode RGB"):
-        read_object_masks(clip / "00000.jpg", size)
-    Image.fromarray(np.zeros(size, np.uint8)).save(tmp_path / "zero.png")
-    with pytest.raises(ValueError, match="must show at least one object"):
-        read_object_masks(tmp_path / "zero.png", size)
-    with pytest.raises(ValueError, match=f"as large as the video, {WIDTH} x 10; .* is {WIDTH} x {HEIGHT}"):
-        read_object_masks(tmp_path / "zero.png", (10, WIDTH))
+def test_bad_masks(clip, checkpoint, tmp_path):
+    def fails(message, mask):
+        with pytest.raises(ValueError, match=message):
+            run(clip, "--checkpoint", checkpoint, "--output", tmp_path / "out", "--mask", mask)
+
+    fails(r"00000\.jpg must have one colour for each object", clip / "00000.jpg")
+    Image.fromarray(np.zeros((HEIGHT, WIDTH), np.uint8)).save(tmp_path / "zero.png")
+    fails(r"zero\.png is empty: no pixel of it belongs to an object; the largest value is 0", tmp_path / "zero.png")
+    Image.fromarray(np.zeros((10, WIDTH), np.uint8)).save(tmp_path / "low.png")
+    fails(rf"low\.png is {WIDTH} x 10 pixels, the video {WIDTH} x {HEIGHT}", tmp_path / "low.png")
     (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(ValueError, match=r"mask .*text\.png is not a readable picture"):
-        read_object_masks(tmp_path / "text.png", size)
+    fails(r"text\.png is not a readable picture", tmp_path / "text.png")
+    assert not (tmp_path / "out").exists()
+
+
+def test_numbers_beyond_255_are_written_in_16_bits(frames, checkpoint, tmp_path):
+    """Two objects in colour, and one of a 16-bit mask whose number is beyond a byte's."""
+    clip = write_jpegs(tmp_path / "short", frames[:2])
+    for extra in sorted(clip.iterdir())[2:]:
+        extra.unlink()
+    square = np.zeros((HEIGHT, WIDTH), bool)
+    square[5:25, 80:110] = True
+    numbered = np.where(square, np.uint16(300), disk(0, HEIGHT, WIDTH).astype(np.uint16))
+    Image.fromarray(numbered).save(tmp_path / "deep.png")
+    run(clip, "--checkpoint", checkpoint, "--output", tmp_path / "deep", "--mask", tmp_path / "deep.png")
+    colours = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    colours[numbered == 1], colours[numbered == 300] = (0, 0, 200), (200, 0, 0)
+    Image.fromarray(colours).save(tmp_path / "colours.png")
+    run(clip, "--checkpoint", checkpoint, "--output", tmp_path / "colours", "--mask", tmp_path / "colours.png")
+    deep, shallow = (masks_in(tmp_path / name / "short") for name in ("deep", "colours"))
+    for name in ("00000", "00001"):
+        assert (deep[name].mode, shallow[name].mode) == ("I;16", "P")
+        assert {*np.unique(deep[name])} == {0, 1, 300}
+        np.testing.assert_array_equal(np.array([0, 1, 300])[np.asarray(shallow[name])], deep[name])
+    assert len(frames_of(tmp_path / "deep" / "short.mp4")) == 2

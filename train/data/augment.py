@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from .pictures import OBJECT
+from ...data.masks import OBJECT
 from .sources import Sample
 
 __all__ = ["AugmentConfig", "augment", "change_colours", "masks_of", "put_together", "resize", "squeeze"]

@@ -12,8 +12,8 @@ import numpy as np
 from tqdm import tqdm
 from tyro.conf import Positional
 
+from ...data.masks import OBJECT, EmptyMaskError
 from .hqseg44k import TRAINING_SETS, VALIDATION_SETS
-from .pictures import OBJECT, EmptyMaskError
 from .regions import MAP_FOLDERS
 from .sources import Source, find_source
 

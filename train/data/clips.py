@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .folders import pictures_in, require_folder
-from .pictures import decode_photo, make_sample, read_bytes, read_numbers
+from ...data.files import files_in, folders_in, read_bytes
+from ...data.masks import VOID, read_numbers
+from .folders import require_folder
+from .pictures import decode_photo, make_sample
 from .sources import Sample, register_source
 
 __all__ = ["ClipSource", "FrameObject"]
@@ -31,8 +33,9 @@ class FrameObject(NamedTuple):
 class ClipSource:
     """One sample for each object of each frame that it is seen in.
 
-    Frames are `JPEGImages/480p/CLIP/00000.jpg`, masks `Annotations/480p/CLIP/00000.png`, palette or grayscale: every
-    value but 0 is an object. All masks taken are read once, now, since only they say which objects a frame shows.
+    Frames are `JPEGImages/480p/CLIP/00000.jpg`, masks `Annotations/480p/CLIP/00000.png`: every number but 0 is an
+    object, 255 only where a clip has no other number, or larger ones. All masks taken are read once, now, since only
+    they say which objects a frame shows.
 
     Args:
       location: the folder that holds `JPEGImages` and `Annotations`.
@@ -60,7 +63,7 @@ class ClipSource:
         for expected in (images, annotations):
             if not expected.is_dir():
                 raise ValueError(f"{folder} must be laid out as DAVIS; there is no {expected}")
-        found = sorted(path.name for path in images.iterdir() if path.is_dir())
+        found = [path.name for path in folders_in(images)]
         unknown = sorted({*clips, *exclude} - {*found})
         if unknown:
             raise ValueError(f"clips and exclude must name clips in {images}, got {', '.join(unknown)}")
@@ -74,7 +77,13 @@ class ClipSource:
                     problems.append(seen)
                 else:
                     objects.extend(seen)
-        self.objects = tuple(objects)
+        numbers_of: dict[Path, set[int]] = {}
+        for one in objects:
+            numbers_of.setdefault(Path(one.annotation).parent, set()).add(one.number)
+        has_void = {clip for clip, numbers in numbers_of.items() if len(numbers) > 1 and max(numbers) == VOID}
+        self.objects = tuple(
+            one for one in objects if one.number != VOID or Path(one.annotation).parent not in has_void
+        )
         self.problems = tuple(problems)
 
     def __len__(self) -> int:
@@ -94,8 +103,8 @@ class ClipSource:
 
 def _frames_of(images: Path, annotations: Path, every: int, problems: list[str]) -> list[tuple[Path, Path]]:
     """Every so many-th frame of a clip with its mask; adds to the problems what is without the other."""
-    frames = pictures_in(images, (".jpg", ".jpeg"))
-    masks = {path.stem: path for path in (pictures_in(annotations, (".png",)) if annotations.is_dir() else ())}
+    frames = files_in(images, (".jpg", ".jpeg"))
+    masks = {path.stem: path for path in (files_in(annotations, (".png",)) if annotations.is_dir() else ())}
     missing = [path for path in frames if path.stem not in masks]
     problems.extend(f"{path} has no mask: expected {annotations / path.stem}.png" for path in missing)
     stems = {path.stem for path in frames}

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ...preprocess import PHOTO_SUFFIXES
+from ...data.files import files_in, folders_in
 from .pictures import read_sample
 from .sources import Sample, register_source
 
-__all__ = ["MASKS_OF", "Pair", "PairSource", "open_folder", "pair_by_stem", "pictures_in", "require_folder"]
+__all__ = ["MASKS_OF", "Pair", "PairSource", "open_folder", "pair_by_stem", "require_folder"]
 
 # Folders of images, and what the folder of their masks beside them is called.
 MASKS_OF = {"images": "masks", "im": "gt"}
@@ -67,13 +67,13 @@ def open_folder(location: str) -> PairSource:
     for image_folder, mask_folder in MASKS_OF.items():
         images, masks = folder / image_folder, folder / mask_folder
         if images.is_dir() and masks.is_dir():
-            return pair_by_stem(pictures_in(images), pictures_in(masks), masks)
-    pictures = pictures_in(folder)
+            return pair_by_stem(files_in(images), files_in(masks), masks)
+    pictures = files_in(folder)
     beside = [path for path in pictures if path.suffix.lower() in IMAGES_BESIDE_MASKS]
     masks_beside = [path for path in pictures if path.suffix.lower() == ".png"]
     if beside and masks_beside:
         return pair_by_stem(beside, masks_beside, folder)
-    subfolders = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    subfolders = [path.name for path in folders_in(folder)]
     raise ValueError(
         f"{folder} must hold the subfolders {' or '.join(f'{i} and {m}' for i, m in MASKS_OF.items())}, or NAME.jpg "
         f"beside NAME.png; found {len(beside)} .jpg, {len(masks_beside)} .png, "
@@ -116,9 +116,3 @@ def require_folder(location: str | Path) -> Path:
     if not str(location) or not Path(location).is_dir():
         raise ValueError(f"a source needs the folder that its images are in, got {str(location)!r}, which is none")
     return Path(location)
-
-
-def pictures_in(folder: Path, suffixes: Sequence[str] = PHOTO_SUFFIXES) -> list[Path]:
-    """The picture files of a folder, sorted by name; hidden files, which some systems leave behind, are none."""
-    found = (path for path in folder.iterdir() if path.suffix.lower() in suffixes and not path.name.startswith("."))
-    return sorted(found)

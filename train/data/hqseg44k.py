@@ -6,7 +6,8 @@ Source: https://github.com/SysCV/sam-hq, train/README.md and the data sets named
 from pathlib import Path
 from typing import NamedTuple
 
-from .folders import PairSource, pair_by_stem, pictures_in, require_folder
+from ...data.files import files_in
+from .folders import PairSource, pair_by_stem, require_folder
 from .sources import register_source
 
 __all__ = ["TRAINING_SETS", "VALIDATION_SETS", "ImageSet", "open_hqsam_validation", "open_hqseg44k"]
@@ -85,7 +86,7 @@ def _open_set(root: Path, name: str, image_set: ImageSet) -> PairSource:
     missing = [folder for folder in (images, masks) if not folder.is_dir()]
     if missing:
         return PairSource((), [f"the set {name} must be in the folder {missing[0]}, which does not exist"])
-    source = pair_by_stem(pictures_in(images, (".jpg",)), pictures_in(masks, (".png",)), masks, prefix=f"{name}/")
+    source = pair_by_stem(files_in(images, (".jpg",)), files_in(masks, (".png",)), masks, prefix=f"{name}/")
     if not source.pairs and not source.problems:
         return PairSource((), [f"the set {name} must have .jpg images in {images}, which has none"])
     return source

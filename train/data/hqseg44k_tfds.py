@@ -18,9 +18,10 @@ from PIL import Image
 from tqdm import tqdm
 from tyro.conf import Positional
 
+from ...data.masks import decode_mask
 from .folders import PairSource
 from .hqseg44k import TRAINING_SETS, VALIDATION_SETS
-from .pictures import decode_mask, decode_photo, make_sample
+from .pictures import decode_photo, make_sample
 from .sources import Sample, open_source, register_source
 
 __all__ = ["HQSeg44K", "TFDSSource", "prepare"]

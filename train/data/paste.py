@@ -5,8 +5,8 @@ import grain
 import numpy as np
 from jaxtyping import UInt8
 
+from ...data.masks import OBJECT
 from .augment import masks_of, put_together
-from .pictures import OBJECT
 from .sources import Sample
 
 __all__ = ["Paste", "paste"]

@@ -9,8 +9,10 @@ import numpy as np
 import scipy.io
 from jaxtyping import Integer, Num
 
-from .folders import pictures_in, require_folder
-from .pictures import decode_photo, make_sample, read_bytes, read_numbers
+from ...data.files import files_in, folders_in, read_bytes
+from ...data.masks import read_numbers
+from .folders import require_folder
+from .pictures import decode_photo, make_sample
 from .sources import Sample, register_source
 
 __all__ = ["MAP_FOLDERS", "Region", "RegionSource"]
@@ -69,7 +71,7 @@ class RegionSource:
         kind = next((name for name in MAP_FOLDERS if (folder / name).is_dir()), None)
         if kind is None or not (folder / "images").is_dir():
             raise ValueError(f"{folder} must hold the subfolders images and either of {' and '.join(MAP_FOLDERS)}")
-        splits = (split,) if split else sorted(path.name for path in (folder / "images").iterdir() if path.is_dir())
+        splits = (split,) if split else [path.name for path in folders_in(folder / "images")]
         self.area_range = (min_area, max_area)
         problems: list[str] = []
         regions: list[Region] = []
@@ -124,19 +126,19 @@ class RegionSource:
     def name_of(self, index: int) -> str:
         region = self.regions[index]
         path = Path(region.regions)
-        annotator = f"_{region.place}" if path.suffix == ".mat" else ""
+        annotator = f"_{region.place}" if path.suffix.lower() == ".mat" else ""
         return f"{path.parent.name}/{path.stem}{annotator} region {region.number}"
 
 
 def _maps_of(folder: Path, kind: str, split: str, problems: list[str]) -> list[tuple[Path, Path]]:
     """The images of a split, each with each file of its maps; adds to the problems what is without the other."""
     images, regions = require_folder(folder / "images" / split), folder / kind / split
-    image_of = {path.stem: path for path in pictures_in(images)}
+    image_of = {path.stem: path for path in files_in(images)}
     if kind == "regions":
-        files = pictures_in(regions) if regions.is_dir() else ()
+        files = files_in(regions) if regions.is_dir() else ()
         maps = [(path.stem.rpartition("_")[0], path) for path in files]
     else:
-        maps = [(path.stem, path) for path in sorted(regions.glob("*.mat"))]
+        maps = [(path.stem, path) for path in (files_in(regions, (".mat",)) if regions.is_dir() else ())]
     annotated = {stem for stem, _ in maps}
     for stem, path in image_of.items():
         if stem not in annotated:
@@ -147,7 +149,7 @@ def _maps_of(folder: Path, kind: str, split: str, problems: list[str]) -> list[t
 
 def _read_maps(path: Path) -> list[Integer[np.ndarray, "h w"]]:
     """The maps in a picture, which is one, or in a MATLAB file of the BSDS500 release; a ValueError names the file."""
-    if path.suffix != ".mat":
+    if path.suffix.lower() != ".mat":
         return [read_numbers(path)]
     data = read_bytes(path)
     try:

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sam2refiner_jax.data.masks import decode_mask, read_numbers
 from sam2refiner_jax.preprocess import read_photo
-from sam2refiner_jax.train.data.pictures import decode_mask, decode_photo, read_numbers, read_sample
+from sam2refiner_jax.train.data.pictures import decode_photo, read_sample
 
 
 def encode(image: Image.Image, kind: str, **options: object) -> bytes:

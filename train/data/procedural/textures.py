@@ -9,12 +9,12 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from ....data.files import PHOTO_SUFFIXES, files_below
 from .colours import Ramp
 from .fields import MAKERS, SIDE, make_field
 
-__all__ = ["PHOTO_SUFFIXES", "Textures", "list_photos"]
+__all__ = ["Textures", "list_photos"]
 
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 # Photos are kept at this length of their shorter side, this many of them.
 PHOTO_SIDE = 384
 PHOTOS_KEPT = 256
@@ -81,7 +81,7 @@ def list_photos(folders: Sequence[str]) -> tuple[Path, ...]:
     """
     photos: list[Path] = []
     for folder in folders:
-        found = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES)
+        found = files_below(Path(folder))
         if not found:
             raise ValueError(f"photos must be folders that hold {', '.join(PHOTO_SUFFIXES)} files, got {folder}")
         photos += found
