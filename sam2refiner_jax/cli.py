@@ -29,8 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Every command is a function found through the entry points of the group `sam2refiner_jax.commands`; its signature
     and docstring are its command line. A command's name is one word or two. With `--debug`, or SAM2REFINER_DEBUG=1 in
-    the environment, an error shows where it came from. `--import FILE.py` runs a file first, whose refiners, presets and
-    sources are then known by their names.
+    the environment, an error shows where it came from. `--import FILE.py` runs a file first, whose refiners, presets
+    and sources are then known by their names.
     """
     if arguments is None:  # the process is the command's own
         _collect_less_garbage()
