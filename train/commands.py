@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import jax
 import tyro
 
+from ..cli import INTERRUPTED
 from .config import TrainConfig
 from .presets import PRESETS
 
@@ -76,6 +77,8 @@ def train(arguments: Annotated[TrainPreset, tyro.conf.arg(name="")]) -> None:
         result = loop.train(arguments.config, arguments.workdir, progress=arguments.progress)
     except loop.Preempted as stopped:
         print(f"sam2refiner: {stopped}", file=sys.stderr)
+        if stopped.interrupted:
+            raise SystemExit(INTERRUPTED) from None
         return
     print(result)
 

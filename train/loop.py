@@ -12,13 +12,14 @@ from tqdm import tqdm
 
 from ..atomic import new_file
 from ..checkpoints import save_model, save_refiner
+from ..outputs import check_unused
 from .config import TrainConfig, config_differences
 from .data.augment import AugmentConfig
 from .data.mixture import open_mixture
 from .data.pipeline import make_batches
 from .distributed import wait_for_others
 from .evaluation import Evaluation
-from .logs import RunLog, draw_panel
+from .logs import LOG_FILE, RunLog, draw_panel
 from .parts import Skeleton, make_skeleton, starting_model, take_apart
 from .preemption import Preemption
 from .sharding import global_batch, make_mesh, replicated, weight_sharding
@@ -56,7 +57,15 @@ class TrainingError(ValueError):
 
 
 class Preempted(Exception):  # noqa: N818 - no error
-    """The run was told to stop (SIGTERM) and has saved itself; the same command takes it up again."""
+    """The run was told to stop (SIGTERM, ctrl-C) and has saved itself; the same command takes it up again.
+
+    Attributes:
+      interrupted: whether it was ctrl-C that told this process.
+    """
+
+    def __init__(self, message: str, *, interrupted: bool = False):
+        super().__init__(message)
+        self.interrupted = interrupted
 
 
 def train(config: TrainConfig, workdir: Path, *, progress: bool = True) -> Path:
@@ -71,16 +80,17 @@ def train(config: TrainConfig, workdir: Path, *, progress: bool = True) -> Path:
       progress: show a progress bar.
 
     Raises:
-      ValueError: on a configuration that cannot be, data that is not there, or a folder of another run.
+      ValueError: on a configuration that cannot be, data that is not there, or a folder of another run or of no run
+        that holds something under the names above.
       TrainingError: when the loss is no longer finite.
-      Preempted: after SIGTERM.
+      Preempted: after SIGTERM or ctrl-C, when the step is saved.
     """
     # -- the run's folder ---------------------------------------------------------------------------------------------
     mesh = make_mesh(config.model_parallel)
     check_batch(config, mesh, "devices")
     workdir.mkdir(parents=True, exist_ok=True)
-    _claim(workdir, config)
     result = workdir / ("refiner" if set(config.trainable) == {"refiner"} else "model")
+    _claim(workdir, config, result)
     if result.exists():
         log.info("%s is there already: the run is finished", result)
         return result
@@ -140,14 +150,17 @@ def train(config: TrainConfig, workdir: Path, *, progress: bool = True) -> Path:
                     snapshots.save(done, state, batches.get_state())
                 if stopping and done < steps:
                     snapshots.wait()
-                    raise Preempted(f"stopped at step {done} of {steps}; the same command goes on from there")
+                    message = f"stopped at step {done} of {steps}; the same command goes on from there"
+                    raise Preempted(message, interrupted=preemption.interrupted)
     finally:
         bar.close()
+        batches.close()
         run_log.close()
         snapshots.close()
 
     # -- result -------------------------------------------------------------------------------------------------------
     _export(skeleton, state, frozen, mesh, result)
+    wait_for_others("exported")  # those that leave first would take the first process with them
     return result
 
 
@@ -164,17 +177,21 @@ def place(model: Any, skeleton: Skeleton, config: TrainConfig, steps: int, mesh:
     return jax.jit(initial, out_shardings=shardings)(params), frozen
 
 
-def _claim(workdir: Path, config: TrainConfig) -> None:
-    """Writes the configuration into a new folder, or compares it with the one that is there."""
+def _claim(workdir: Path, config: TrainConfig, result: Path) -> None:
+    """Writes the configuration into a folder that nothing of a run is in, or compares it with the one that is there."""
     path, new = workdir / CONFIG_FILE, config.to_dict()
     if path.exists():
         try:
             old = json.loads(path.read_text())
+            if not isinstance(old, dict):
+                raise ValueError(f"expected fields by name, got {type(old).__name__}")
         except ValueError as error:
             raise ValueError(f"{path} is not the configuration of a run: {error}") from error
         differences = [line for line in config_differences(old, new) if not line.startswith(FREE_FIELDS)]
         if differences:
             raise ValueError(f"{workdir} is the folder of another run: " + "; ".join(differences))
+    else:
+        check_unused(workdir, (LOG_FILE, "tensorboard", "panels", "checkpoints", result.name))
     if jax.process_index() == 0:
         with new_file(path, overwrite=True) as partial:
             partial.write_text(json.dumps(new, indent=2) + "\n")
