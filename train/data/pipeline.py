@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
+from multiprocessing import resource_tracker
 from typing import Any
 
 import grain
@@ -127,7 +128,7 @@ class BatchIterator(grain.DatasetIterator):
         return iter(dataset.batch(self._batch_size))
 
     def __next__(self) -> dict[str, UInt8[np.ndarray, "b s s ..."]]:
-        with _deaf_workers():  # they are started with the first batch
+        with _deaf_workers() if self._workers else contextlib.nullcontext():  # the first batch starts them
             batch = next(self._batches)
         self._next_batch += 1
         return batch
@@ -166,6 +167,7 @@ def _end_with_parent(index: int, count: int) -> None:
 @contextlib.contextmanager
 def _deaf_workers() -> Iterator[None]:
     """Workers started meanwhile never hear of ctrl-C, which reaches all processes but is for the first to answer."""
+    resource_tracker.ensure_running()  # which otherwise is started with the first worker, and then unblocks the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
