@@ -13,6 +13,7 @@ from small import refining_model, small_model
 from videos import moving_frames, write_jpegs
 
 from sam2refiner_jax import SAM2VideoPredictor
+from sam2refiner_jax.data.masks import davis_palette
 from sam2refiner_jax.eval.clips import open_clips, read_names
 from sam2refiner_jax.eval.commands import video
 from sam2refiner_jax.eval.image import Clock
@@ -99,6 +100,51 @@ def test_scores_equal_vos_benchmark(davis, tmp_path, name):
 def test_the_truth_itself_scores_one(lvos, tmp_path):
     clip = open_clips(lvos)[0]
     assert [(e["j"], e["f"]) for e in score_clip(clip, copy_truth(clip, tmp_path / "p"))] == [(1, 1), (1, 1)]
+
+
+@pytest.mark.parametrize("kind", ["palette colours", "grey", "opaque", "alpha"])
+@pytest.mark.parametrize("name", ["two", "white"])
+def test_the_truth_saved_otherwise_scores_one(davis, tmp_path, name, kind):
+    """In RGB and RGBA, as plotting programs write."""
+    (clip,) = open_clips(davis, [name])
+    folder = copy_truth(clip, tmp_path / "p")
+    for path in folder.iterdir():
+        numbers = np.asarray(Image.open(path))
+        rgb = davis_palette()[numbers] if kind != "grey" else np.repeat(numbers[..., None], 3, -1)
+        alpha = np.where(numbers > 0, 255, 255 * (kind != "alpha")).astype(np.uint8)
+        Image.fromarray(rgb if kind in ("palette colours", "grey") else np.dstack([rgb, alpha])).save(path)
+        path.rename(path.with_suffix(".PNG"))
+        path.with_name(f"._{path.name}").write_bytes(b"left behind by a file manager")
+    assert {(each["j"], each["f"]) for each in score_clip(clip, folder)} == {(1, 1)}
+
+
+def test_colours_that_number_nothing_are_named(davis, tmp_path):
+    (clip,) = open_clips(davis, ["two"])
+    folder = copy_truth(clip, tmp_path / "p")
+    for path in folder.iterdir():
+        colours = np.array([(0, 0, 0), (255, 0, 0), (0, 0, 255)], np.uint8)
+        Image.fromarray(colours[np.asarray(Image.open(path))]).save(path)
+    with pytest.raises(ValueError, match=r"00001\.png must have the colours of the DAVIS palette"):
+        score_clip(clip, folder)
+
+
+def test_black_and_white_truth_takes_any_number_for_the_object(davis, tmp_path):
+    (clip,) = open_clips(davis, ["white"])
+    folder = copy_truth(clip, tmp_path / "p", lambda numbers: numbers // 255)
+    assert [(each["j"], each["f"]) for each in score_clip(clip, folder)] == [(1, 1)]
+
+
+def test_capitals_count_and_what_is_hidden_does_not(davis, tmp_path):
+    shutil.copytree(davis, tmp_path / "davis")
+    (before,) = (clip.objects() for clip in open_clips(davis, ["two"]))
+    for path in sorted((tmp_path / "davis").rglob("*/two/*")):
+        path.rename(path.with_suffix(path.suffix.upper()))
+        path.with_name(f"._{path.name}").write_bytes(b"left behind by a file manager")
+    (tmp_path / "davis" / "JPEGImages" / "480p" / ".ipynb_checkpoints").mkdir()
+    (tmp_path / "davis" / "._valid_meta.json").write_bytes(b"left behind by a file manager")
+    clips = {clip.name: clip for clip in open_clips(tmp_path / "davis")}
+    assert sorted(clips) == ["one", "two", "white"]
+    assert clips["two"].objects() == before
 
 
 def test_missing_and_misshapen_predictions_are_named(davis, tmp_path):

@@ -10,6 +10,7 @@ from PIL import Image
 
 from sam2refiner_jax.postprocess import fill_holes_and_remove_specks, resize_masks
 from sam2refiner_jax.preprocess import as_rgb, preprocess_image, read_photo
+from sam2refiner_jax.train.data.pictures import decode_photo
 
 
 @pytest.mark.parametrize("shape", [(300, 200), (64, 64), (31, 500)])
@@ -65,6 +66,36 @@ def test_photos_are_read_upright_and_16_bits_are_scaled(tmp_path):
     Image.fromarray(deep).save(tmp_path / "deep.png")
     np.testing.assert_array_equal(read_photo(tmp_path / "deep.png")[..., 0], np.round(deep / 257))
     assert as_rgb(np.zeros((3, 4), np.uint8)).shape == (3, 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("stored", "scale"),
+    [
+        (lambda grey: grey.astype(np.float32) / 255, "floats in [0, 1]"),
+        (lambda grey: grey.astype(np.float32), "whole floats"),
+        (lambda grey: grey.astype(np.float32) * 257, "whole floats of 16 bits"),
+        (lambda grey: grey.astype(np.int32), "32 bits"),
+        (lambda grey: grey.astype(np.int32) * 257, "16 bits in 32"),
+        (lambda grey: grey.astype(np.uint16) * 257, "16 bits"),
+    ],
+)
+def test_pictures_of_many_bits_are_scaled_as_photos_of_8_bits(stored, scale, tmp_path):
+    grey = np.random.default_rng(0).integers(0, 256, (8, 6), np.uint8)
+    grey[0, :2] = 0, 255
+    Image.fromarray(stored(grey)).save(tmp_path / "deep.tif")
+    np.testing.assert_array_equal(read_photo(tmp_path / "deep.tif"), np.repeat(grey[..., None], 3, -1), err_msg=scale)
+    np.testing.assert_array_equal(decode_photo((tmp_path / "deep.tif").read_bytes(), "deep")[..., 0], grey)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [np.float32([[0, 3.2]]), np.float32([[-1, 0.5]]), np.float32([[0, np.nan]]), np.int32([[0, 70000]])],
+    ids=["beyond 1", "negative", "nan", "beyond 16 bits"],
+)
+def test_pictures_of_unknown_range_are_named(values, tmp_path):
+    Image.fromarray(values).save(tmp_path / "range.tif")
+    with pytest.raises(ValueError, match=r"range\.tif is not a readable picture: .* must have whole numbers"):
+        read_photo(tmp_path / "range.tif")
 
 
 def test_unreadable_photos_are_named(tmp_path):

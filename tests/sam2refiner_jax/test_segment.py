@@ -134,6 +134,35 @@ def test_a_mask_is_a_prompt(checkpoint, photos, tmp_path):
     assert results[0] != results[1]
 
 
+def masked_areas(out):
+    return {path.stem: json.loads(path.read_text())["objects"][0]["masks"][0] for path in out.glob("*.json")}
+
+
+def test_masks_of_a_prompt_file_and_of_a_folder_are_the_same_prompts(checkpoint, photos, tmp_path):
+    """In three forms: black and white, 0 and 1, and in the alpha of a white picture; beside what other systems leave."""
+    hard = {name: np.zeros(size, np.uint8) for name, size in (("a", (60, 90)), ("b", (80, 50)))}
+    for mask in hard.values():
+        mask[20:40, 20:45] = 255
+    shown = [lambda m: m, lambda m: m // 255, lambda m: np.dstack([np.full((*m.shape, 3), 255, np.uint8), m])]
+    (photos / "._a.jpg").write_bytes(b"left behind by a file manager")
+    results = []
+    for number, show in enumerate(shown):
+        folder = tmp_path / f"masks{number}"
+        folder.mkdir()
+        for name, mask in hard.items():
+            Image.fromarray(show(mask)).save(folder / f"{name}.png")
+        out = tmp_path / f"folder{number}"
+        run("segment", photos, "--checkpoint", checkpoint, "--output", out, "--mask", folder)
+        results.append(masked_areas(out))
+    prompts = folder / "prompts.json"
+    entries = {f"{name}.{ending}": {"mask": f"{name}.png"} for name, ending in (("a", "jpg"), ("b", "png"))}
+    prompts.write_bytes(b"\xef\xbb\xbf" + json.dumps(entries).encode())
+    run("segment", photos, "--checkpoint", checkpoint, "--output", tmp_path / "file", "--prompts", prompts)
+    results.append(masked_areas(tmp_path / "file"))
+    assert {*results[0]} == {"a", "b"}
+    assert all(result == results[0] for result in results)
+
+
 def test_results_beside_the_photos_are_replaced_and_no_photos(checkpoint, photos, capsys):
     arguments = ("segment", photos, "--checkpoint", checkpoint, "--output", photos, "--points", 30, 20, 1)
     run(*arguments, "--multimask")
@@ -177,6 +206,16 @@ def test_a_folder_with_a_prompt_file_goes_past_broken_photos(checkpoint, photos,
         (("photos/a.jpg", "--points", 5, 5, 1, "--boxes", 1, 1, 9, 9, 2, 2, 9, 9), "cannot be mixed with 2 boxes"),
         (("photos/a.jpg", "--prompts", "bad.json"), "the prompts of a.jpg must be"),
         (("photos/a.jpg", "--prompts", "photos/notes.txt"), "notes.txt is not JSON"),
+        (("photos/a.jpg", "--prompts", "half.json"), "the prompts of a.jpg must be points [x, y, label], label 0 or 1"),
+        (("photos/a.jpg", "--prompts", "other.json"), "other.json has prompts for a.jpeg, notes.txt, but"),
+        (
+            ("photos", "--prompts", "other.json"),
+            "other.json has prompts for a.jpeg, notes.txt, but photos holds no such",
+        ),
+        (
+            ("photos/a.jpg", "--mask", "black.png"),
+            "black.png is empty: no pixel of it belongs to an object; the largest",
+        ),
     ],
 )
 def test_errors_of_use(checkpoint, photos, tmp_path, monkeypatch, capsys, arguments, message):
@@ -184,6 +223,11 @@ def test_errors_of_use(checkpoint, photos, tmp_path, monkeypatch, capsys, argume
     monkeypatch.setattr("sam2refiner_jax.segment.load_model", lambda *_, **__: small_model())  # it takes seconds
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.json").write_text('{"a.jpg": {"points": [[1, 2]]}}')
+    (tmp_path / "half.json").write_text('{"a.jpg": {"points": [[1, 2, 0.5]]}}')
+    points = {"points": [[1, 1, 1]]}
+    names = ("a.jpg", "a.jpeg", "b.png", "notes.txt")
+    (tmp_path / "other.json").write_text(json.dumps(dict.fromkeys(names, points)))
+    Image.new("L", (90, 60)).save(tmp_path / "black.png")
     assert message in fails(capsys, "segment", *arguments, "--checkpoint", checkpoint)
     assert not list(tmp_path.glob("out/*"))
 

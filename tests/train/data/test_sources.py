@@ -181,6 +181,19 @@ def test_regions(tmp_path, write_pair):
         open_source(f"regions:{tmp_path}")
 
 
+def test_regions_in_colour(tmp_path, write_pair):
+    write_pair(tmp_path / "images" / "train" / "12.jpg", tmp_path / "unused.png", seed=0, height=50, width=80)
+    numbers = np.arange(4).reshape(2, 2).repeat(25, 0).repeat(40, 1)
+    (tmp_path / "regions" / "train").mkdir(parents=True)
+    colours = np.array([(0, 0, 0), (200, 30, 30), (30, 200, 30), (200, 30, 30)], np.uint8)
+    Image.fromarray(colours[numbers]).save(tmp_path / "regions" / "train" / "12_0.png")
+    source = open_source(f"regions:{tmp_path}")
+    masks = [source[index]["mask"] for index in range(len(source))]
+    assert len(masks) == 2
+    for mask, region in zip(masks, (numbers == 2, numbers % 2 == 1), strict=True):
+        np.testing.assert_array_equal(mask, region * 255)
+
+
 def test_regions_of_the_bsds500_release(tmp_path, write_pair):
     write_pair(tmp_path / "images" / "train" / "12.jpg", tmp_path / "unused.png", seed=0, height=50, width=80)
     maps = np.random.default_rng(0).integers(1, 4, (2, 5, 8), np.uint16).repeat(10, 1).repeat(10, 2)
@@ -267,6 +280,31 @@ def test_clips(clips):
 def test_choice_of_clips_and_frames(clips, options, expected):
     source = open_source(f"davis:{clips}?{options}")
     assert [source.name_of(i).split()[0] for i in range(len(source))] == expected
+
+
+def test_void_is_no_object_where_a_clip_has_others(clips):
+    before = [source.name_of(i) for source in [open_source(f"davis:{clips}")] for i in range(len(source))]
+    for path in sorted((clips / "Annotations/480p/camel").iterdir()):  # in the third frame there is nothing else
+        numbers = np.asarray(Image.open(path)).copy()
+        numbers[-5:] = 255
+        Image.fromarray(numbers).save(path)
+    source = open_source(f"davis:{clips}")
+    assert [source.name_of(i) for i in range(len(source))] == before
+
+
+def test_capitals_count_and_what_is_hidden_does_not(clips, write_pair):
+    before = len(open_source(f"davis:{clips}"))
+    for path in sorted(clips.rglob("00001.*")):
+        path.rename(path.with_suffix(path.suffix.upper()))
+        path.with_name(f"._{path.name}").write_bytes(b"left behind by a file manager")
+    for kind in ("JPEGImages", "Annotations"):
+        (clips / kind / "480p" / ".ipynb_checkpoints").mkdir()
+    assert len(open_source(f"davis:{clips}")) == before
+    regions = clips / "regions" / "Train"
+    write_pair(clips / "images" / "Train" / "a.JPG", regions / "a_0.PNG", seed=0)
+    (clips / "images" / ".ipynb_checkpoints").mkdir()
+    (regions / "._a_0.png").write_bytes(b"")
+    assert len(open_source(f"regions:{clips}")) == 1
 
 
 def test_bad_clips(clips):
