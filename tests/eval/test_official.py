@@ -65,8 +65,10 @@ def test_tables_of_videos_are_equal(both, tmp_path):
         evaluate_videos(tracker, open_clips(tmp_path), "mask", run, Clock())
         summaries.append(summarise_videos(run.records))
     theirs, mine = summaries
-    assert (mine.jf, mine.j) == pytest.approx((theirs.jf, theirs.j), abs=5e-5)
+    assert mine.j == pytest.approx(theirs.j, abs=5e-5)
     # Masks of random weights are so ragged that a single pixel, cut otherwise, moves F by 1e-4.
     assert mine.f == pytest.approx(theirs.f, abs=2e-4)
+    for summary in summaries:
+        assert summary.jf == pytest.approx((summary.j + summary.f) / 2)
     assert 0 < theirs.j < 1
     assert 0 < theirs.f < 1

@@ -108,6 +108,48 @@ def test_a_run_that_stops_at_sigterm_loses_no_step(undisturbed, data, tmp_path):
     assert_same_end(tmp_path / "run", undisturbed)
 
 
+COMMAND = """
+import json, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import training
+from sam2refiner_jax.train.presets import register_preset
+changes = {"checkpoint_every": 100, "data": {"workers": 1}}
+register_preset("tiny", "a test's", training.tiny_config(Path(sys.argv[2]), **changes))
+from sam2refiner_jax.cli import main
+main(["train", "tiny", "--workdir", sys.argv[3]])
+"""
+
+
+def test_ctrl_c_saves_the_step_and_ends_without_a_traceback(undisturbed, data, tmp_path):
+    """As at a terminal, where it reaches workers too."""
+    command = [sys.executable, "-c", COMMAND, str(SCRIPT.parent), str(data), str(tmp_path / "run")]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process = subprocess.Popen(command, **pipes, start_new_session=True)
+    wait_until(process, lambda: len(lines_of(tmp_path / "run")) >= 2)
+    os.killpg(process.pid, signal.SIGINT)
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 130, output
+    last = lines_of(tmp_path / "run")[-1]["step"]
+    assert f"sam2refiner: stopped at step {last} of 6; the same command goes on from there" in output
+    assert "Traceback" not in output
+    train(tiny_config(data, checkpoint_every=100), tmp_path / "run", progress=False)
+    assert_same_end(tmp_path / "run", undisturbed)
+
+
+def test_files_of_no_run_are_not_replaced(data, tmp_path):
+    for name in ("log.jsonl", "tensorboard", "panels", "checkpoints", "refiner"):
+        (tmp_path / name).write_text("theirs")
+        with pytest.raises(ValueError, match=rf"{name} is of no run there and will not be replaced"):
+            train(tiny_config(data), tmp_path, progress=False)
+        assert (tmp_path / name).read_text() == "theirs"
+        (tmp_path / name).unlink()
+    (tmp_path / "config.json").write_text('["theirs"]')
+    with pytest.raises(ValueError, match=r"config\.json is not the configuration of a run: expected fields by name"):
+        train(tiny_config(data), tmp_path, progress=False)
+    assert (tmp_path / "config.json").read_text() == '["theirs"]'
+
+
 def kill_and_restart(workdir, data, kills, rng):
     """Kills a run `kills` times with SIGKILL, at random moments and in the middle of checkpoints, and lets it end."""
     for kill in range(kills):
