@@ -2,8 +2,9 @@
 
 from typing import NamedTuple
 
+import cv2
 import numpy as np
-from jaxtyping import Integer, UInt8
+from jaxtyping import Bool, Integer, Num, UInt8
 from PIL import Image
 
 __all__ = [
@@ -95,11 +96,10 @@ def read_levels(values: Integer[np.ndarray, "h w"]) -> Reading:
         are_numbers = levels[0] == 1  # nothing beside others says what they mean
     else:
         is_only = len(numbers) == 1 and white not in levels
-        labels = np.searchsorted(levels, values)
-        are_numbers = is_only or _make_areas(labels, np.searchsorted(levels, numbers))
+        are_numbers = is_only or _make_areas(values, numbers)
     if not are_numbers:
-        scale = 1 if white == VOID else SIXTEEN_BITS
-        return Reading(np.minimum(np.round(values / scale), VOID).astype(np.uint8), True)
+        cover = values if white == VOID else np.minimum(np.round(values / SIXTEEN_BITS), VOID)
+        return Reading(cover.astype(np.uint8), True)
     is_void = numbers[-1] <= white // 4
     return Reading(np.where(values == white, values.dtype.type(0), values) if is_void else values, False)
 
@@ -143,19 +143,31 @@ def _make_areas(labels: Integer[np.ndarray, "h w"], chosen: Integer[np.ndarray, 
     A label does if most of its pixels have one of their label beside them, and one above or below.
     """
     beside, upright = np.zeros(labels.shape, bool), np.zeros(labels.shape, bool)
-    for has_same, axis in ((beside, 1), (upright, 0)):
-        same = np.diff(labels, axis=axis) == 0
-        has_same[(slice(None),) * axis + (slice(1, None),)] |= same
-        has_same[(slice(None),) * axis + (slice(None, -1),)] |= same
-    count = int(labels.max()) + 1
-    pixels = np.bincount(labels.ravel(), minlength=count)[chosen]
-    inside = np.bincount(labels[beside & upright], minlength=count)[chosen]
+    same = labels[:, 1:] == labels[:, :-1]
+    beside[:, 1:] |= same
+    beside[:, :-1] |= same
+    same = labels[1:] == labels[:-1]
+    upright[1:] |= same
+    upright[:-1] |= same
+    pixels, inside = _counts(labels, chosen), _counts(labels, chosen, beside & upright)
     return int((2 * inside >= pixels).sum()) * 2 >= len(chosen)
+
+
+def _counts(
+    labels: Integer[np.ndarray, "h w"], chosen: Integer[np.ndarray, " n"], where: Bool[np.ndarray, "h w"] | None = None
+) -> Num[np.ndarray, " n"]:
+    """How many pixels each of the chosen labels has, of all or of some."""
+    if labels.dtype == np.uint8:  # ten times as fast as NumPy
+        mask = None if where is None else where.astype(np.uint8)
+        return cv2.calcHist([np.ascontiguousarray(labels)], [0], mask, [256], [0, 256]).ravel()[chosen]
+    found, counts = np.unique(labels if where is None else labels[where], return_counts=True)
+    places = np.minimum(np.searchsorted(found, chosen), max(0, len(found) - 1))
+    return np.where(found[places] == chosen, counts[places], 0) if len(found) else np.zeros(len(chosen), np.int64)
 
 
 def _levels(values: Integer[np.ndarray, "h w"]) -> Integer[np.ndarray, " n"]:
     """The values that occur, in order."""
-    return np.bincount(values.ravel()).nonzero()[0] if values.dtype == np.uint8 else np.unique(values)
+    return _counts(values, np.arange(256)).nonzero()[0] if values.dtype == np.uint8 else np.unique(values)
 
 
 def without_void(numbers: Integer[np.ndarray, "h w"]) -> Integer[np.ndarray, "h w"]:

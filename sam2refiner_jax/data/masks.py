@@ -177,9 +177,9 @@ def _read(data: bytes, name: str | Path, of: tuple[str, tuple[int, int]] | None 
 
 def _open(data: bytes, name: str | Path) -> tuple[Image.Image, UInt8[np.ndarray, "h w"] | None]:
     """The picture upright, of mode P, L, I, I;16, F or RGB, and its transparency if it has any (then of mode RGB)."""
-    with open_picture(data, name) as opened:
-        opened.load()
-        image = ImageOps.exif_transpose(opened)
+    with open_picture(data, name) as image:
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
     if image.mode in ("RGBA", "RGBa", "LA", "La", "PA"):
         rgba = np.asarray(image.convert("RGBA"))
         alpha = rgba[..., 3]

@@ -139,7 +139,7 @@ def masked_areas(out):
 
 
 def test_masks_of_a_prompt_file_and_of_a_folder_are_the_same_prompts(checkpoint, photos, tmp_path):
-    """In three forms: black and white, 0 and 1, and in the alpha of a white picture; beside what other systems leave."""
+    """In three forms: black and white, 0 and 1, and in the alpha of a white picture; beside a hidden file."""
     hard = {name: np.zeros(size, np.uint8) for name, size in (("a", (60, 90)), ("b", (80, 50)))}
     for mask in hard.values():
         mask[20:40, 20:45] = 255
