@@ -117,6 +117,7 @@ def test_several_objects_of_points_and_boxes_equal_official(on_photo, photo):
     assert_equal_predictions(on_photo, **prompts)
 
 
+@pytest.mark.optimised
 def test_refinement_rounds_with_masks_equal_official(on_photo, photo):
     low_res = assert_equal_predictions(on_photo, **prompts_for(photo, 1))[2]
     for k in range(3):
@@ -202,6 +203,7 @@ def test_prompts_matter(on_photo, photo):
     assert np.abs(a - b).max() > 0.01 * (a.max() - a.min())
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("fixture", ["wide_photo", "tall_photo"])
 def test_photo_shapes_equal_official(predictors, fixture, request):
     image = request.getfixturevalue(fixture)

@@ -200,7 +200,11 @@ def assert_equal(both):
     assert both.pointer_error <= 1e-4
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: s.__name__)
+@pytest.mark.parametrize(
+    "scenario",
+    [pytest.param(s, marks=pytest.mark.optimised) if s is correction else s for s in SCENARIOS],
+    ids=lambda s: s.__name__,
+)
 def test_scenario_equals_official(scenario, clip):
     both = SideBySide(*official_and_ours_video("sam2.1_hiera_t", SIZE, exact_memories=True, few_blocks=True), clip)
     scenario(both)
