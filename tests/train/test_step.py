@@ -1,6 +1,7 @@
 """The training step on a tiny model: what learns, and that cutting up a step does not change it."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -27,15 +28,24 @@ def batch() -> dict[str, np.ndarray]:
     return {"image": rng.integers(0, 255, (8, 64, 64, 3), np.uint8), "mask": mask}
 
 
+@functools.cache
+def started(config: TrainConfig, steps: int):
+    """What runs of one configuration share: compiling a step takes far longer than anything that is done with it."""
+    mesh = make_mesh(config.model_parallel, jax.devices()[:1])
+    model = starting_model(config.model, config.seed)
+    skeleton = make_skeleton(config, model.config, None if model.refiner is None else model.refiner.config)
+    state, frozen = place(model, skeleton, config, steps, mesh)
+    step = compile_train_step(make_train_step(skeleton, config, steps, mesh), state, mesh)
+    return mesh, skeleton, state, frozen, step
+
+
 class Run:
     """A compiled step with its state."""
 
     def __init__(self, config: TrainConfig, steps: int = 6):
-        self.mesh = make_mesh(config.model_parallel, jax.devices()[:1])
-        model = starting_model(config.model, config.seed)
-        self.skeleton = make_skeleton(config, model.config, None if model.refiner is None else model.refiner.config)
-        self.state, self.frozen = place(model, self.skeleton, config, steps, self.mesh)
-        self.step = compile_train_step(make_train_step(self.skeleton, config, steps, self.mesh), self.state, self.mesh)
+        self.mesh, self.skeleton, state, self.frozen, self.step = started(config, steps)
+        # A step gives away the buffers of its state.
+        self.state = jax.tree.map(lambda x: jax.device_put(x, x.sharding, may_alias=False), state)
 
     def __call__(self, batch):
         with jax.set_mesh(self.mesh):
