@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 # Compiling takes most of the tests' time. XLA reads these when JAX starts, here and in processes that tests start: no
-# optimisation of its code for CPUs and the quicker of its two generators of fused loops, unless the flags of the user
-# say otherwise, and programs kept for the next run. `make test` runs the tests marked `optimised` in a process of their
-# own, with the code that users run (SAM2REFINER_OPTIMISED).
-QUICK = ["--xla_backend_optimization_level=0"]
+# optimisation of its code for CPUs, which is made in one piece (each core has a process of tests) and by the quicker of
+# its two generators of fused loops, unless the flags of the user say otherwise, and programs kept for the next run.
+# `make test` runs the tests marked `optimised` in a process of their own, with the code that users run
+# (SAM2REFINER_OPTIMISED).
+QUICK = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
 if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 12):  # later ones have one generator
     QUICK.append("--xla_cpu_use_fusion_emitters=false")
 if not os.environ.get("SAM2REFINER_OPTIMISED"):
