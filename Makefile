@@ -8,7 +8,7 @@ TORCH := torch==2.13.0
 SAM2 := sam2==1.1.0
 VOS_BENCHMARK := vos-benchmark==0.1.0
 
-.PHONY: demo test lint benchmark clean
+.PHONY: demo test lint docs benchmark clean
 
 demo: $(VENV)/.demo
 	$(BIN)/sam2refiner demo $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) --output out/demo
@@ -22,6 +22,9 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --strict
+
 benchmark: $(VENV)/.test
 	$(BIN)/python benchmarks/image.py
 
@@ -31,6 +34,10 @@ $(BIN)/python:
 
 $(VENV)/.demo: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --quiet --editable '.[demo]'
+	touch $@
+
+$(VENV)/.docs: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --editable '.[docs]'
 	touch $@
 
 # The official package is built against the installed PyTorch. What the two packages to compare with ask for and nothing

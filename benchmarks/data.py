@@ -18,11 +18,11 @@ import numpy as np
 import tyro
 from tyro.conf import Positional
 
-from sam2refiner_jax.preprocess import read_photo
+from sam2refiner_jax.data.pictures import decode_photo
+from sam2refiner_jax.data.sources import Source, open_source
+from sam2refiner_jax.image.preprocess import read_photo
 from sam2refiner_jax.train.data.augment import AugmentConfig, augment, squeeze
-from sam2refiner_jax.train.data.pictures import decode_photo
 from sam2refiner_jax.train.data.pipeline import make_batches
-from sam2refiner_jax.train.data.sources import Source, open_source
 
 WARM_UP = 2
 SAMPLES = 20

@@ -14,8 +14,8 @@ from PIL import Image
 from tyro.conf import Positional
 from vos_benchmark.benchmark import VideoEvaluator
 
+from sam2refiner_jax.data.clips import Clip, open_clips
 from sam2refiner_jax.eval.clicks import next_click
-from sam2refiner_jax.eval.clips import Clip, open_clips
 from sam2refiner_jax.eval.davis import contour_accuracy, region_similarity
 from sam2refiner_jax.eval.metrics import boundary_iou, iou
 from sam2refiner_jax.eval.video import score_clip

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "reference"))
 from official import nchw, official_and_ours, official_image_predictor, relative_error
 
 from sam2refiner_jax import SAM2ImagePredictor
-from sam2refiner_jax.preprocess import read_photo
+from sam2refiner_jax.image.preprocess import read_photo
 
 
 def measure(name: str, photo: np.ndarray) -> list[float]:

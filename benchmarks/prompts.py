@@ -7,8 +7,8 @@ import numpy as np
 import tyro
 
 from sam2refiner_jax import SAM2ImagePredictor, load_model
+from sam2refiner_jax.data.sources import open_source
 from sam2refiner_jax.eval.clicks import Click, next_click
-from sam2refiner_jax.train.data.sources import open_source
 
 # The least share of the photo that an object must cover to be clicked on.
 MIN_AREA = 0.02

@@ -14,8 +14,8 @@ import tyro
 from flax import nnx
 
 from sam2refiner_jax import build_model
-from sam2refiner_jax.image_predictor import decode_prompts, encode_photos, refine_prompts
-from sam2refiner_jax.prompts import pack_prompts, read_prompts
+from sam2refiner_jax.image.predictor import decode_prompts, encode_photos, refine_prompts
+from sam2refiner_jax.image.prompts import pack_prompts, read_prompts
 from sam2refiner_jax.refiners import RefinerInputs
 
 

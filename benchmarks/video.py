@@ -20,8 +20,8 @@ from PIL import Image
 from tyro.extras import SubcommandApp
 
 from sam2refiner_jax import SAM2VideoPredictor, build_model
-from sam2refiner_jax.memory_bank import MemoryBank, ObjectFrames
-from sam2refiner_jax.tracking import encode_frames, track_frame
+from sam2refiner_jax.video.memory_bank import MemoryBank, ObjectFrames
+from sam2refiner_jax.video.tracking import encode_frames, track_frame
 
 app = SubcommandApp()
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from ..checkpoints import load_refiner
 from ..sam2 import SAM2
-from .benchmarks import Benchmark
 from .image import Clock, ImageSettings, LeftOut, evaluate_images
+from .image_sets import Benchmark
 from .jax_segmenter import COARSE, REFINED, JaxSegmenter
 from .paper import ABLATION
 from .report import write_image_report, write_json, write_text

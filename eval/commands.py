@@ -6,13 +6,12 @@ from typing import Any, Literal
 
 from tyro.conf import Positional
 
-from ..checkpoints import load_model
-from ..segment import DEFAULT_CHECKPOINT
-from ..video_predictor import SAM2VideoPredictor
+from ..checkpoints import DEFAULT_CHECKPOINT, load_model
+from ..data.clips import find_layout, open_clips, read_names
+from ..video.predictor import SAM2VideoPredictor
 from .ablation import ABLATION_REPORT, evaluate_combinations, find_refiners, write_ablation_report
-from .benchmarks import Benchmark, open_benchmarks
-from .clips import find_layout, open_clips, read_names
 from .image import Clock, ImageSettings, LeftOut, evaluate_images
+from .image_sets import Benchmark, open_benchmarks
 from .jax_segmenter import JaxSegmenter
 from .official import open_official_segmenter, open_official_tracker
 from .report import IMAGE_REPORT, write_image_report

@@ -7,13 +7,13 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from ..overlay import draw_overlay
-from .benchmarks import Benchmark
+from ..image.overlay import draw_overlay
+from .image_sets import Benchmark
 from .metrics import iou, truth_of
 from .plots import gains, main_prompt, new_figure, save_figure
-from .prompts import Prompt, prompt_from_truth
 from .run_folder import Record
 from .segmenters import Segmenter
+from .truth_prompts import Prompt, prompt_from_truth
 
 __all__ = ["draw_gallery"]
 

@@ -11,12 +11,12 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from tqdm import tqdm
 
-from .benchmarks import Benchmark
 from .clicks import Click, next_click, number_of_clicks
+from .image_sets import Benchmark
 from .metrics import boundary_iou, iou, truth_of
-from .prompts import CLICKS, Prompt, point_count, prompt_from_truth
 from .run_folder import Record, RunFolder
 from .segmenters import Segmenter
+from .truth_prompts import CLICKS, Prompt, point_count, prompt_from_truth
 
 __all__ = ["MAX_CLICKS", "NOC_TARGETS", "Clock", "ImageSettings", "Item", "LeftOut", "evaluate_images"]
 

@@ -12,15 +12,15 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, UInt8
 
-from ..image_predictor import LOGIT_LIMIT, Masks, PhotoFeatures, RefinedMasks, decode_prompts, encode_photos
-from ..image_predictor import refine_prompts as refine_batch
-from ..nn.prompt_encoder import Prompts
-from ..postprocess import resize_masks
-from ..preprocess import preprocess_image
-from ..prompts import ObjectPrompts, pack_prompts, read_prompts
+from ..image.postprocess import resize_masks
+from ..image.predictor import Masks, PhotoFeatures, RefinedMasks, decode_prompts, encode_photos
+from ..image.predictor import refine_prompts as refine_batch
+from ..image.preprocess import preprocess_image, preprocess_views
+from ..image.prompts import ObjectPrompts, pack_prompts, read_prompts
+from ..nn.prompt_encoder import LOGIT_LIMIT, Prompts
 from ..sam2 import SAM2
-from .prompts import Prompt
 from .segmenters import Answer
+from .truth_prompts import Prompt
 
 __all__ = ["COARSE", "REFINED", "JaxSegmenter", "weights_checksum"]
 
@@ -75,9 +75,8 @@ class JaxSegmenter:
         size, refiner = self._model.config.image_size, self._model.refiner
         images = self._filled_up([preprocess_image(photo, size) for photo in photos])
         views = None
-        if refiner is not None and refiner.views == "source" and refiner.view_boxes:
-            cut = [np.stack([preprocess_image(photo, size, box) for box in refiner.view_boxes]) for photo in photos]
-            views = self._filled_up(cut)
+        if refiner is not None and refiner.source_boxes:
+            views = self._filled_up(list(preprocess_views(photos, size, refiner.source_boxes)))
         features = _encode(self._model, self._on_devices(images), self._on_devices(views), self._mesh)
         return Encoded(features, [(photo.shape[0], photo.shape[1]) for photo in photos])
 

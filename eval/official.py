@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from .prompts import Prompt
 from .segmenters import Answer
 from .trackers import PredictorTracker
+from .truth_prompts import Prompt
 
 __all__ = ["OfficialSegmenter", "open_official_segmenter", "open_official_tracker"]
 

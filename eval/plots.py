@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..atomic import new_file
-from .benchmarks import HQ_SAM_SETS
+from .image_sets import HQ_SAM_SETS
 from .paper import POINTS
-from .prompts import point_count
 from .run_folder import Record
 from .tables import AVERAGE, Summary
+from .truth_prompts import point_count
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

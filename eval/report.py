@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ..atomic import new_file
-from .benchmarks import Benchmark
 from .gallery import draw_gallery
 from .image import Clock, ImageSettings, LeftOut
+from .image_sets import Benchmark
 from .plots import plot_gains, plot_points
 from .run_folder import Record, RunFolder
 from .segmenters import Segmenter

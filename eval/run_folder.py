@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..atomic import new_file
-from ..outputs import check_unused
+from ..commands.outputs import check_unused
 
 __all__ = ["RunFolder"]
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from .prompts import Prompt
+from .truth_prompts import Prompt
 
 __all__ = ["Answer", "FilledBox", "GrabCut", "Segmenter"]
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .benchmarks import HQ_SAM_SETS
 from .image import MAX_CLICKS, NOC_TARGETS
+from .image_sets import HQ_SAM_SETS
 from .paper import BOXES, POINTS, Score
-from .prompts import BOX, CLICKS, point_count
 from .run_folder import Record
+from .truth_prompts import BOX, CLICKS, point_count
 
 __all__ = ["AVERAGE", "Summary", "image_tables", "markdown_table", "percent", "reported", "summarise"]
 

@@ -9,13 +9,13 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float
 
-from ..frames import FrameFolder
-from ..track import HISTORY
-from ..video_predictor import SAM2VideoPredictor
+from ..commands.track import HISTORY
+from ..video.frames import FrameFolder
+from ..video.predictor import SAM2VideoPredictor
 from .clicks import next_click
 from .jax_segmenter import weights_checksum
-from .prompts import Prompt, box_around
 from .segmenters import FilledBox, GrabCut
+from .truth_prompts import Prompt, box_around
 
 __all__ = ["BaselineTracker", "PredictorTracker", "Start", "Tracker", "our_tracker", "start_of"]
 

@@ -9,10 +9,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..atomic import new_file
+from ..commands.track import number_pixels
+from ..data.clips import VOID, Clip, VideoObject
 from ..data.files import file_named
 from ..data.masks import numbers_picture, read_numbers
-from ..track import number_pixels
-from .clips import VOID, Clip, VideoObject
 from .davis import contour_accuracy, region_similarity
 from .image import Clock, LeftOut
 from .run_folder import Record, RunFolder

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .clips import Layout
+from ..data.clips import Layout
 from .image import Clock, LeftOut
 from .paper import LVOS_V1, LVOS_V2
 from .report import timing_line, write_csv, write_json, write_text

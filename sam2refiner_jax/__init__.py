@@ -1,27 +1,33 @@
 """SAM 2 and SAM2Refiner in JAX."""
 
 from .checkpoints import CheckpointError, build_model, load_model, load_refiner, save_model, save_refiner
-from .config import PRESETS, HieraConfig, SAM2Config
+from .config import PRESETS, HieraConfig, SAM2Config, register_preset
 from .features import ImageFeatures
-from .image_predictor import SAM2ImagePredictor
-from .refiners import SAM2Refiner, SAM2RefinerConfig
+from .image.predictor import SAM2ImagePredictor
+from .refiners import Refiner, SAM2Refiner, SAM2RefinerConfig, register_refiner
 from .sam2 import SAM2
-from .video_predictor import SAM2VideoPredictor
+from .video.predictor import SAM2VideoPredictor
 
 __all__ = [
-    "PRESETS",
+    # Models and their checkpoints
     "SAM2",
-    "CheckpointError",
-    "HieraConfig",
-    "ImageFeatures",
     "SAM2Config",
-    "SAM2ImagePredictor",
-    "SAM2Refiner",
-    "SAM2RefinerConfig",
-    "SAM2VideoPredictor",
+    "HieraConfig",
+    "PRESETS",
+    "register_preset",
     "build_model",
     "load_model",
-    "load_refiner",
     "save_model",
+    "CheckpointError",
+    "ImageFeatures",
+    # Photos and videos
+    "SAM2ImagePredictor",
+    "SAM2VideoPredictor",
+    # Refiners
+    "Refiner",
+    "register_refiner",
+    "SAM2Refiner",
+    "SAM2RefinerConfig",
+    "load_refiner",
     "save_refiner",
 ]

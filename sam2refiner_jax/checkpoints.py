@@ -18,12 +18,14 @@ from jax.typing import DTypeLike
 from .atomic import new_directory
 from .config import SAM2Config, get_config
 from .nn.initializers import NoKeys
+from .nn.weights import storage_dtype
 from .refiners.base import Refiner, build_refiner, read_refiner_config
 from .sam2 import SAM2
 
 __all__ = [
     "BUNDLED",
     "CheckpointError",
+    "DEFAULT_CHECKPOINT",
     "Weights",
     "build_model",
     "describe_refiner",
@@ -38,11 +40,12 @@ __all__ = [
     "save_model",
     "save_refiner",
     "save_weights",
-    "storage_dtype",
     "weight_shapes",
     "weights_of",
 ]
 
+# What commands load unless told otherwise.
+DEFAULT_CHECKPOINT = "facebook/sam2.1-hiera-tiny"
 # Every parameter and buffer of a model by its dotted path, e.g. "image_encoder.trunk.blocks.0.norm1.scale".
 Weights = dict[str, np.ndarray | jax.Array]
 M = TypeVar("M", bound=nnx.Module)
@@ -275,7 +278,7 @@ def _set_variables(module: nnx.Module, weights: Mapping[str, Any], dtype: DTypeL
     check_shapes({p: tuple(v.shape) for p, v in variables.items()}, {p: np.shape(w) for p, w in weights.items()})
 
     def on_host(path):
-        weight, stored = weights[path], storage_dtype(path, dtype)
+        weight, stored = weights[path], storage_dtype(variables[path], dtype)
         if isinstance(weight, jax.Array) and weight.dtype == stored:
             return weight
         return np.asarray(weight).astype(stored, copy=False)
@@ -284,14 +287,6 @@ def _set_variables(module: nnx.Module, weights: Mapping[str, Any], dtype: DTypeL
     arrays = jax.device_put([on_host(path) for path in variables])
     for variable, array in zip(variables.values(), arrays, strict=True):
         variable.set_value(array)
-
-
-def storage_dtype(path: str, dtype: DTypeLike) -> np.dtype:
-    """The type in which a model that computes in `dtype` stores the weight at `path`, unless it is to be trained.
-
-    Products and convolutions compute in `dtype` anyway; norms, embeddings and tokens stay float32.
-    """
-    return jnp.dtype(dtype if path.endswith((".kernel", ".bias")) and "norm" not in path else jnp.float32)
 
 
 def check_shapes(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:

@@ -18,6 +18,7 @@ from .nn.mask_decoder import DecoderOutput, MaskDecoder
 from .nn.memory_attention import MemoryAttention
 from .nn.memory_encoder import MemoryEncoder
 from .nn.prompt_encoder import PromptEncoder, Prompts
+from .nn.weights import in_part
 from .refiners.base import Refined, Refiner, RefinerInputs, cut_views
 
 __all__ = ["ImageFeatures", "SAM2"]
@@ -41,28 +42,31 @@ class SAM2(nnx.Module):
         dim = config.hidden_dim
         self.config = config
         self.dtype = jnp.dtype(dtype)
-        self.image_encoder = ImageEncoder(config, dtype=dtype, rngs=rngs)
-        self.sam_prompt_encoder = PromptEncoder(config, dtype=dtype, rngs=rngs)
-        self.sam_mask_decoder = MaskDecoder(config, dtype=dtype, rngs=rngs)
-        self.memory_attention = MemoryAttention(config, dtype=dtype, rngs=rngs)
-        self.memory_encoder = MemoryEncoder(config, dtype=dtype, rngs=rngs)
-        self.mask_downsample = conv(1, 1, 4, stride=4, dtype=dtype, rngs=rngs)
-        self.obj_ptr_proj = MLP((dim, dim, dim, dim), dtype=dtype, rngs=rngs)
-        init = truncated_normal(0.02)
-        self.maskmem_tpos_enc = nnx.Param(init(rngs.params(), (config.num_maskmem, 1, 1, config.memory_dim)))
-        self.no_mem_embed = nnx.Param(init(rngs.params(), (1, 1, dim)))
-        self.no_mem_pos_enc = nnx.Param(init(rngs.params(), (1, 1, dim)))
-        self.no_obj_ptr = nnx.Param(init(rngs.params(), (1, dim)))
+        self.image_encoder = in_part("encoder", ImageEncoder(config, dtype=dtype, rngs=rngs))
+        self.sam_prompt_encoder = in_part("prompt_encoder", PromptEncoder(config, dtype=dtype, rngs=rngs))
+        self.sam_mask_decoder = in_part("decoder", MaskDecoder(config, dtype=dtype, rngs=rngs))
+        self.memory_attention = in_part("memory", MemoryAttention(config, dtype=dtype, rngs=rngs))
+        self.memory_encoder = in_part("memory", MemoryEncoder(config, dtype=dtype, rngs=rngs))
+        self.mask_downsample = in_part("memory", conv(1, 1, 4, stride=4, dtype=dtype, rngs=rngs))
+        self.obj_ptr_proj = in_part("memory", MLP((dim, dim, dim, dim), dtype=dtype, rngs=rngs))
+
+        def token(part: str, *shape: int) -> nnx.Param:
+            return nnx.Param(truncated_normal(0.02)(rngs.params(), shape), part=part)
+
+        self.maskmem_tpos_enc = token("memory", config.num_maskmem, 1, 1, config.memory_dim)
+        self.no_mem_embed = token("encoder", 1, 1, dim)
+        self.no_mem_pos_enc = token("memory", 1, 1, dim)
+        self.no_obj_ptr = token("memory", 1, dim)
         if config.no_obj_embed_spatial:
-            self.no_obj_embed_spatial = nnx.Param(init(rngs.params(), (1, config.memory_dim)))
+            self.no_obj_embed_spatial = token("memory", 1, config.memory_dim)
         if config.obj_ptr_temporal_encoding:
-            self.obj_ptr_tpos_proj = linear(dim, config.memory_dim, dtype=dtype, rngs=rngs)
-        self.refiner = nnx.data(refiner)
+            self.obj_ptr_tpos_proj = in_part("memory", linear(dim, config.memory_dim, dtype=dtype, rngs=rngs))
+        self.refiner = nnx.data(refiner and in_part("refiner", refiner))
 
     def with_refiner(self, refiner: Refiner | None) -> "SAM2":
         """The same model, sharing its weights, with another refiner or with none."""
         other = nnx.merge(*nnx.split(self))
-        other.refiner = nnx.data(refiner)
+        other.refiner = nnx.data(refiner and in_part("refiner", refiner))
         return other
 
     def precision(self) -> contextlib.AbstractContextManager:

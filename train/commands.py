@@ -9,16 +9,16 @@ from typing import Annotated, Any
 import jax
 import tyro
 
-from ..cli import INTERRUPTED
+from ..commands.cli import INTERRUPTED
 from .config import TrainConfig
-from .presets import PRESETS
+from .recipes import RECIPES
 
 __all__ = ["PlanArguments", "TrainArguments", "plan", "train"]
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainArguments:
-    """A preset, each field of which is a flag, and where the run lives.
+    """A recipe, each field of which is a flag, and where the run lives.
 
     Attributes:
       config: the run.
@@ -36,7 +36,7 @@ class TrainArguments:
 
 @dataclasses.dataclass(frozen=True)
 class PlanArguments:
-    """A preset, each field of which is a flag, and the machine to plan for.
+    """A recipe, each field of which is a flag, and the machine to plan for.
 
     Attributes:
       config: the run.
@@ -50,20 +50,20 @@ class PlanArguments:
     chip: str = "v5e"
 
 
-def _by_preset(arguments: type) -> Any:
-    """The type of a command line that begins with the name of a preset."""
+def _by_recipe(arguments: type) -> Any:
+    """The type of a command line that begins with the name of a recipe."""
     return tyro.extras.subcommand_type_from_defaults(
-        {name: arguments(preset.config) for name, preset in PRESETS.items()},
-        {name: preset.purpose for name, preset in PRESETS.items()},
+        {name: arguments(recipe.config) for name, recipe in RECIPES.items()},
+        {name: recipe.purpose for name, recipe in RECIPES.items()},
         prefix_names=False,
     )
 
 
-TrainPreset: Any = _by_preset(TrainArguments)
-PlanPreset: Any = _by_preset(PlanArguments)
+TrainRecipe: Any = _by_recipe(TrainArguments)
+PlanRecipe: Any = _by_recipe(PlanArguments)
 
 
-def train(arguments: Annotated[TrainPreset, tyro.conf.arg(name="")]) -> None:
+def train(arguments: Annotated[TrainRecipe, tyro.conf.arg(name="")]) -> None:
     """Train a refiner or any part of a model; go on where a run in the same folder was stopped."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("absl").setLevel(logging.WARNING)
@@ -83,7 +83,7 @@ def train(arguments: Annotated[TrainPreset, tyro.conf.arg(name="")]) -> None:
     print(result)
 
 
-def plan(arguments: Annotated[PlanPreset, tyro.conf.arg(name="")]) -> None:
+def plan(arguments: Annotated[PlanRecipe, tyro.conf.arg(name="")]) -> None:
     """Compile a run's training step for TPUs that need not be there: memory, arithmetic, traffic, hours."""
     from .plan import plan_run
 

@@ -44,7 +44,7 @@ class DataConfig:
     """Images with masks.
 
     Attributes:
-      sources: where they are, such as "hqseg44k:DIR"; see `sam2refiner_jax.train.data`. "@0.5" at the end weighs a
+      sources: where they are, such as "hqseg44k:DIR"; see `sam2refiner_jax.data`. "@0.5" at the end weighs a
         source against the others, each of which has weight 1; unweighted, every image has the same chance.
       images: how many images there are, to turn epochs into steps before the data is at hand.
       flip: mirror half of the images.

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from ..overlay import draw_overlay
+from ..image.overlay import draw_overlay
 
 __all__ = ["RunLog", "draw_panel"]
 

@@ -12,13 +12,12 @@ from tqdm import tqdm
 
 from ..atomic import new_file
 from ..checkpoints import save_model, save_refiner
-from ..outputs import check_unused
+from ..commands.outputs import check_unused
+from ..data.mixture import open_mixture
 from .config import TrainConfig, config_differences
 from .data.augment import AugmentConfig
-from .data.mixture import open_mixture
 from .data.pipeline import make_batches
 from .distributed import wait_for_others
-from .evaluation import Evaluation
 from .logs import LOG_FILE, RunLog, draw_panel
 from .parts import Skeleton, make_skeleton, starting_model, take_apart
 from .preemption import Preemption
@@ -33,6 +32,7 @@ from .step import (
     make_train_step,
     state_shardings,
 )
+from .validation import Evaluation
 
 __all__ = ["Preempted", "TrainingError", "train"]
 

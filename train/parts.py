@@ -7,24 +7,19 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ..checkpoints import Weights, build_model, load_model, storage_dtype
+from ..checkpoints import Weights, build_model, load_model
 from ..config import SAM2Config
 from ..nn.initializers import NoKeys
+from ..nn.weights import decays, part_of, storage_dtype
 from ..refiners.base import build_refiner
 from ..sam2 import SAM2
 from .config import ModelConfig, TrainConfig
 
 __all__ = ["PARTS", "Skeleton", "make_skeleton", "starting_model", "take_apart"]
 
-# Names of parts of the model, and the beginnings of their weights' paths. Photos train all of them but the memory.
-PARTS = {
-    "refiner": ("refiner.",),
-    "decoder": ("sam_mask_decoder.",),
-    "prompt_encoder": ("sam_prompt_encoder.",),
-    "encoder": ("image_encoder.", "no_mem_embed"),
-    "memory": ("memory_", "maskmem_", "mask_downsample.", "no_mem_pos_enc", "no_obj_", "obj_ptr_"),
-}
-ALL = "all"
+# The parts of a model that photos teach; its weights say which they belong to. Its memory is another, of videos alone.
+PARTS = ("refiner", "decoder", "prompt_encoder", "encoder")
+MEMORY, ALL = "memory", "all"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +40,11 @@ class Skeleton:
     config: SAM2Config
     compute_dtype: str
 
+    @property
+    def decaying(self) -> frozenset[str]:
+        """The paths of the weights that weight decay draws to zero."""
+        return frozenset(name for name, _, variable in self.variables if decays(variable))
+
     def assemble(self, params: Weights, frozen: Weights) -> SAM2:
         """The model with these weights."""
         flat = [
@@ -59,7 +59,7 @@ class Skeleton:
         frozen: dict[str, jax.ShapeDtypeStruct] = {}
         for name, _, variable in self.variables:
             learns = name in self.trainable
-            dtype = jnp.float32 if learns else storage_dtype(name, jnp.dtype(self.compute_dtype))
+            dtype = jnp.float32 if learns else storage_dtype(variable, self.compute_dtype)
             (params if learns else frozen)[name] = jax.ShapeDtypeStruct(variable.shape, dtype)
         return params, frozen
 
@@ -101,9 +101,9 @@ def make_skeleton(config: TrainConfig, base: SAM2Config, refiner: Any) -> Skelet
     flat = nnx.to_flat_state(state)
     variables = tuple((".".join(map(str, path)), path, variable) for path, variable in flat)
     trainable = set()
-    learning = [name for name, _, v in variables if isinstance(v, nnx.Param) and not name.startswith(PARTS["memory"])]
+    learning = {name: part_of(v) for name, _, v in variables if isinstance(v, nnx.Param) and part_of(v) in PARTS}
     for part in config.trainable:
-        names = {name for name in learning if part == ALL or name.startswith(PARTS[part])}
+        names = {name for name, its_part in learning.items() if part in (ALL, its_part)}
         if not names:
             raise ValueError(f"trainable names {part!r}, of which this model has no weights")
         trainable |= names
@@ -111,11 +111,11 @@ def make_skeleton(config: TrainConfig, base: SAM2Config, refiner: Any) -> Skelet
 
 
 def _check_parts(config: TrainConfig, *, has_refiner: bool) -> None:
-    known = [part for part in PARTS if part != "memory"] + [ALL]
+    known = [*PARTS, ALL]
     if not config.trainable:
         raise ValueError(f"trainable must name at least one of {', '.join(known)}, got none")
     for part in config.trainable:
-        if part == "memory":
+        if part == MEMORY:
             raise ValueError("trainable names 'memory', which photos do not teach: only videos have a memory")
         if part not in known:
             raise ValueError(f"trainable must be of {', '.join(known)}, got {part!r}")

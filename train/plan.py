@@ -7,8 +7,8 @@ import jax
 from jax.sharding import Mesh
 
 from ..config import get_config
-from .chips import CHIPS, Chip, chip_of, topology_mesh
-from .compiled_cost import CompiledCost, OutOfMemory, analyse, compile_uncached, out_of_memory
+from ..hardware.chips import CHIPS, Chip, chip_of, topology_mesh
+from ..hardware.compiled_cost import CompiledCost, OutOfMemory, analyse, compile_uncached, out_of_memory
 from .config import TrainConfig
 from .parts import make_skeleton
 from .sharding import make_mesh, weight_sharding

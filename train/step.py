@@ -1,7 +1,7 @@
 """The training step: a pure function from state and batch to the next state, for any mesh."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -10,15 +10,15 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key, UInt8
 
+from ..image.preprocess import normalise
 from ..nn.mask_decoder import DecoderOutput, select_single_mask
 from ..nn.prompt_encoder import Prompts
 from ..nn.resize import resize_bilinear
-from ..preprocess import MEAN, STD
 from ..sam2 import SAM2
 from .config import OptimizerConfig, PromptConfig, TrainConfig
 from .losses import coarse_losses, mask_iou, refined_losses
 from .parts import Skeleton
-from .prompts import correct_prompts, correction_keys, divide_objects, prompt_keys, sample_prompts
+from .prompt_sampling import correct_prompts, correction_keys, divide_objects, prompt_keys, sample_prompts
 from .sharding import batch_sharding, replicated, weight_sharding
 
 __all__ = [
@@ -64,8 +64,16 @@ class TrainState:
         return self.params if self.average is None else self.average
 
 
-def make_optimizer(config: OptimizerConfig, steps: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """AdamW behind a gradient clip, and its learning rate by step."""
+def make_optimizer(
+    config: OptimizerConfig, steps: int, decaying: Collection[str] = ()
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """AdamW behind a gradient clip, and its learning rate by step.
+
+    Args:
+      config: the optimizer's.
+      steps: of the whole run.
+      decaying: the paths of the weights that decay; they change no state.
+    """
     warmup = min(config.warmup_steps, steps // 2)
     schedule = optax.warmup_cosine_decay_schedule(
         init_value=config.learning_rate / (1 + warmup),
@@ -76,7 +84,7 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> tuple[optax.GradientT
     )
 
     def decays(params):
-        return {name: name.endswith("kernel") for name in params}
+        return {name: name in decaying for name in params}
 
     optimizer = optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
@@ -95,10 +103,6 @@ def initial_state(params: Tree, config: OptimizerConfig, steps: int) -> TrainSta
 def state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
     """The sharding of each array of a (possibly abstract) state."""
     return jax.tree.map(lambda x: weight_sharding(mesh, x.shape), state)
-
-
-def normalise(images: UInt8[Array, "b s s 3"]) -> Float[Array, "b s s 3"]:
-    return (images.astype(jnp.float32) / 255 - MEAN) / STD
 
 
 def objects_of(batch: Mapping[str, Array]) -> Float[Array, "n s s"]:
@@ -137,7 +141,7 @@ def predict(
       prompts: with slots to spare for the corrections.
       keys: a key for each object, for its corrections.
     """
-    normalised = normalise(images)
+    normalised = normalise(images.astype(jnp.float32) / 255)
     if model.refiner is None:
         features, views = model.encode_image(normalised), None
     else:
@@ -202,7 +206,7 @@ def make_train_step(
     image. All that is random comes from the seed and the number of the step. `jax.jit` it with the state donated
     (`compile_train_step`).
     """
-    optimizer, schedule = make_optimizer(config.optimizer, steps)
+    optimizer, schedule = make_optimizer(config.optimizer, steps, skeleton.decaying)
 
     def loss_of(params, frozen, part):
         images, truth, prompts, keys = part

@@ -1,1 +1,1 @@
-"""What commands, training and evaluation read: which files count, and masks of every form."""
+"""What commands, training and evaluation read: sources of images and clips, which files count, masks of every form."""

@@ -12,13 +12,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from .initializers import fan_in_uniform, normal
+from .weights import BIAS, KERNEL
 
 __all__ = ["Buffer", "MLP", "UpConv2x2", "conv", "embedding", "gelu", "layer_norm", "linear"]
 
-
-# What is to be known of a weight and not told by its name or shape is metadata of its `nnx.Param`, given where it is
-# made: `nnx.with_metadata` for a layer of Flax's, a keyword for a weight of one's own. `layout` says in which order our
-# axes (i and o: the channels that go in and come out) stand in PyTorch; a weight without has them in the same order.
+ZEROS = nnx.with_metadata(jax.nn.initializers.zeros, **BIAS)
 
 
 class Buffer(nnx.Variable):
@@ -49,7 +47,8 @@ def linear(in_features: int, out_features: int, *, dtype: DTypeLike, rngs: nnx.R
     return nnx.Linear(
         in_features,
         out_features,
-        kernel_init=nnx.with_metadata(fan_in_uniform(), layout="io->oi"),
+        kernel_init=nnx.with_metadata(fan_in_uniform(), **KERNEL, layout="io->oi"),
+        bias_init=ZEROS,
         dtype=dtype,
         dot_general=last_axis_product,
         rngs=rngs,
@@ -102,7 +101,8 @@ def conv(
         padding=[(vertical, vertical), (horizontal, horizontal)],
         feature_group_count=groups,
         use_bias=use_bias,
-        kernel_init=nnx.with_metadata(fan_in_uniform(), layout="hwio->oihw"),
+        kernel_init=nnx.with_metadata(fan_in_uniform(), **KERNEL, layout="hwio->oihw"),
+        bias_init=ZEROS,
         dtype=dtype,
         rngs=rngs,
     )
@@ -118,8 +118,8 @@ class UpConv2x2(nnx.Module):
         self.dtype = dtype
         # PyTorch takes the outputs of transposed convolutions for their inputs here.
         drawn = fan_in_uniform()(rngs.params(), (2, 2, out_features, in_features), jnp.float32)
-        self.kernel = nnx.Param(drawn.swapaxes(-1, -2), layout="hwio->iohw")
-        self.bias = nnx.Param(jnp.zeros(out_features))
+        self.kernel = nnx.Param(drawn.swapaxes(-1, -2), **KERNEL, layout="hwio->iohw")
+        self.bias = nnx.Param(jnp.zeros(out_features), **BIAS)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c2"]:
         b, h, w, _ = x.shape

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from ..config import SAM2Config
 from .initializers import fan_in_uniform
 from .layers import conv, gelu, layer_norm, linear
+from .weights import BIAS, KERNEL
 
 __all__ = ["MemoryEncoder"]
 
@@ -42,8 +43,8 @@ class DepthwiseConv(nnx.Module):
     def __init__(self, dim: int, kernel_size: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.dtype = dtype
         drawn = fan_in_uniform()(rngs.params(), (kernel_size, kernel_size, 1, dim), jnp.float32)
-        self.kernel = nnx.Param(drawn, layout="hwio->oihw")
-        self.bias = nnx.Param(jnp.zeros(dim))
+        self.kernel = nnx.Param(drawn, **KERNEL, layout="hwio->oihw")
+        self.bias = nnx.Param(jnp.zeros(dim), **BIAS)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         kernel = self.kernel[...].astype(jnp.float32)

@@ -17,6 +17,7 @@ __all__ = [
     "ABSENT",
     "BOX_END",
     "BOX_START",
+    "LOGIT_LIMIT",
     "NEGATIVE",
     "NOT_A_POINT",
     "POSITIVE",
@@ -24,6 +25,9 @@ __all__ = [
     "PromptEncoder",
     "Prompts",
 ]
+
+# Masks of one prompt are given to the next as logits within this range, as officially.
+LOGIT_LIMIT = 32.0
 
 # Labels of the point slots. All but ABSENT are the official package's.
 ABSENT = -2  # the slot is empty: its token takes no part in attention

@@ -110,6 +110,11 @@ class Refiner(nnx.Module):
         return "input"
 
     @property
+    def source_boxes(self) -> tuple[Box, ...]:
+        """The `view_boxes`, where they are cut from the photo as it came; else none."""
+        return self.view_boxes if self.views == "source" else ()
+
+    @property
     def reuse_first_prompt(self) -> bool:
         return False
 

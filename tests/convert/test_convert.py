@@ -19,7 +19,7 @@ from small import small_model
 
 from sam2refiner_jax import CheckpointError, build_model, load_model, save_model
 from sam2refiner_jax.checkpoints import check_shapes, describe_weights, load_weights, weight_shapes, weights_of
-from sam2refiner_jax.cli import main
+from sam2refiner_jax.commands.cli import main
 from sam2refiner_jax.config import PRESETS
 from sam2refiner_jax.convert import convert_checkpoint, export_checkpoint, read_official, weights_from_official
 from sam2refiner_jax.convert.naming import official_key, official_layout, torch_axes

@@ -7,12 +7,12 @@ import pytest
 from PIL import Image
 from scenes import scene
 
-from sam2refiner_jax.eval.benchmarks import Benchmark, open_benchmarks
 from sam2refiner_jax.eval.image import Clock, ImageSettings, evaluate_images
+from sam2refiner_jax.eval.image_sets import Benchmark, open_benchmarks
 from sam2refiner_jax.eval.metrics import boundary_iou, iou
-from sam2refiner_jax.eval.prompts import box_around
 from sam2refiner_jax.eval.run_folder import RunFolder
 from sam2refiner_jax.eval.segmenters import Answer, FilledBox
+from sam2refiner_jax.eval.truth_prompts import box_around
 
 
 class Regions:

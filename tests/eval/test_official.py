@@ -8,9 +8,9 @@ from PIL import Image
 from scenes import scene, write_annotations
 from videos import disk, moving_frames, official_and_ours_video, write_jpegs
 
-from sam2refiner_jax.eval.benchmarks import open_benchmarks
-from sam2refiner_jax.eval.clips import open_clips
+from sam2refiner_jax.data.clips import open_clips
 from sam2refiner_jax.eval.image import Clock, ImageSettings, evaluate_images
+from sam2refiner_jax.eval.image_sets import open_benchmarks
 from sam2refiner_jax.eval.jax_segmenter import JaxSegmenter
 from sam2refiner_jax.eval.official import OfficialSegmenter
 from sam2refiner_jax.eval.run_folder import RunFolder

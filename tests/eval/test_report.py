@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sam2refiner_jax.eval.benchmarks import HQ_SAM_SETS, open_benchmarks
 from sam2refiner_jax.eval.image import Clock, ImageSettings, LeftOut, evaluate_images
+from sam2refiner_jax.eval.image_sets import HQ_SAM_SETS, open_benchmarks
 from sam2refiner_jax.eval.plots import gains
 from sam2refiner_jax.eval.report import write_image_report
 from sam2refiner_jax.eval.run_folder import RunFolder

@@ -9,9 +9,9 @@ from sam2refiner_jax import SAM2ImagePredictor
 from sam2refiner_jax.eval import jax_segmenter
 from sam2refiner_jax.eval.jax_segmenter import JaxSegmenter, weights_checksum
 from sam2refiner_jax.eval.metrics import iou
-from sam2refiner_jax.eval.prompts import Prompt, box_around
 from sam2refiner_jax.eval.segmenters import FilledBox, GrabCut
-from sam2refiner_jax.preprocess import preprocess_image
+from sam2refiner_jax.eval.truth_prompts import Prompt, box_around
+from sam2refiner_jax.image.preprocess import preprocess_image
 
 PROMPTS = [
     Prompt(box=(5.0, 6.0, 50.0, 40.0)),

@@ -13,8 +13,8 @@ from small import refining_model, small_model
 from videos import moving_frames, write_jpegs
 
 from sam2refiner_jax import SAM2VideoPredictor
+from sam2refiner_jax.data.clips import open_clips, read_names
 from sam2refiner_jax.data.masks import davis_palette
-from sam2refiner_jax.eval.clips import open_clips, read_names
 from sam2refiner_jax.eval.commands import video
 from sam2refiner_jax.eval.image import Clock
 from sam2refiner_jax.eval.run_folder import RunFolder

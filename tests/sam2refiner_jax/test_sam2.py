@@ -17,7 +17,7 @@ from official import (
 
 from sam2refiner_jax import SAM2ImagePredictor
 from sam2refiner_jax.features import ImageFeatures
-from sam2refiner_jax.preprocess import preprocess_image
+from sam2refiner_jax.image.preprocess import preprocess_image
 
 
 def test_encoder_and_decoder_equal_official(photo):

@@ -113,10 +113,10 @@ import json, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import training
-from sam2refiner_jax.train.presets import register_preset
+from sam2refiner_jax.train.recipes import register_recipe
 changes = {"checkpoint_every": 100, "data": {"workers": 1}}
-register_preset("tiny", "a test's", training.tiny_config(Path(sys.argv[2]), **changes))
-from sam2refiner_jax.cli import main
+register_recipe("tiny", "a test's", training.tiny_config(Path(sys.argv[2]), **changes))
+from sam2refiner_jax.commands.cli import main
 main(["train", "tiny", "--workdir", sys.argv[3]])
 """
 

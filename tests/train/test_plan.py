@@ -8,12 +8,16 @@ import pytest
 from training import REFINER, tiny_config
 
 from sam2refiner_jax.config import get_config
+from sam2refiner_jax.image.preprocess import normalise
 from sam2refiner_jax.train.config import DataConfig, TrainConfig
-from sam2refiner_jax.train.parts import PARTS, make_skeleton
+from sam2refiner_jax.train.parts import make_skeleton
 from sam2refiner_jax.train.plan import lower_step, plan_run
-from sam2refiner_jax.train.presets import PRESETS
+from sam2refiner_jax.train.recipes import RECIPES
 from sam2refiner_jax.train.sharding import make_mesh
-from sam2refiner_jax.train.step import normalise, predict, sample_prompts
+from sam2refiner_jax.train.step import predict, sample_prompts
+
+# Where the weights of the memory lie.
+MEMORY = ("memory_", "maskmem_", "mask_downsample.", "no_mem_pos_enc", "no_obj_", "obj_ptr_")
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +34,7 @@ def test_a_plan_adds_up(config):
     # Two moments and a copy of what learns, which is given back in place, and the frozen
     # weights but those of the memory, which images do not need.
     params, frozen = make_skeleton(config, get_config(config.model.name), REFINER).shapes()
-    used = {name: x for name, x in frozen.items() if not name.startswith(PARTS["memory"])}
+    used = {name: x for name, x in frozen.items() if not name.startswith(MEMORY)}
     learning, rest = (sum(4 * x.size for x in part.values()) for part in (params, used))
     batch = 8 * 64 * 64 * 4
     assert abs(cost.memory.arguments - (3 * learning + rest + batch)) < 0.02 * cost.memory.arguments
@@ -47,7 +51,7 @@ def test_the_step_has_no_backward_of_the_encoder(config):
     truth = jax.ShapeDtypeStruct((8, 64, 64), jnp.float32)
 
     def encode(params, frozen, images):
-        return skeleton.assemble(params, frozen).encode_views(normalise(images))
+        return skeleton.assemble(params, frozen).encode_views(normalise(images.astype("float32") / 255))
 
     def forward(params, frozen, images, truth):
         keys = jax.random.split(jax.random.key(0), 8)
@@ -64,10 +68,10 @@ def test_the_step_has_no_backward_of_the_encoder(config):
 
 
 def test_the_papers_recipe_is_twenty_epochs():
-    assert PRESETS["hqseg44k"].config.total_steps() == 27_700
-    assert dataclasses.replace(PRESETS["hqseg44k"].config, batch_size=256).total_steps() == 3_462
+    assert RECIPES["hqseg44k"].config.total_steps() == 27_700
+    assert dataclasses.replace(RECIPES["hqseg44k"].config, batch_size=256).total_steps() == 3_462
     with pytest.raises(ValueError, match=r"steps, or data.images to go with epochs, must be given"):
-        dataclasses.replace(PRESETS["hqseg44k"].config, data=DataConfig()).total_steps()
+        dataclasses.replace(RECIPES["hqseg44k"].config, data=DataConfig()).total_steps()
 
 
 def test_bad_topologies(config):

@@ -18,6 +18,14 @@ from sam2refiner_jax.train.parts import PARTS, make_skeleton, starting_model, ta
 from sam2refiner_jax.train.sharding import SMALLEST_SHARDED, global_batch, make_mesh, weight_sharding
 from sam2refiner_jax.train.step import compile_train_step, make_eval_step, make_optimizer, make_train_step
 
+# Where the weights of the parts that photos teach lie; the weights themselves say their part.
+BEGINNINGS = {
+    "refiner": ("refiner.",),
+    "decoder": ("sam_mask_decoder.",),
+    "prompt_encoder": ("sam_prompt_encoder.",),
+    "encoder": ("image_encoder.", "no_mem_embed"),
+}
+
 
 @pytest.fixture(scope="module")
 def batch() -> dict[str, np.ndarray]:
@@ -101,7 +109,8 @@ def test_every_weight_of_a_part_learns_in_one_step_and_no_other(part, config, ba
     after = jax.tree.map(np.asarray, {**run.state.params, **run.frozen})
     changed = {name for name, value in before.items() if (after[name] != value).any()}
     weights = {name for name, _, variable in run.skeleton.variables if isinstance(variable, nnx.Param)}
-    named = {name for name in weights if name.startswith(PARTS.get(part, "")) and not name.startswith(PARTS["memory"])}
+    beginnings = BEGINNINGS.get(part) or sum(BEGINNINGS.values(), ())
+    named = {name for name in weights if name.startswith(beginnings)}
     heads = ("sam_mask_decoder.iou_prediction_head.", "sam_mask_decoder.pred_obj_score_head.")
     learned = {name for name in named if judged or not name.startswith(heads)}
     assert changed == learned, sorted(changed ^ learned)
@@ -109,14 +118,11 @@ def test_every_weight_of_a_part_learns_in_one_step_and_no_other(part, config, ba
 
 
 def test_all_is_every_part_that_photos_teach(config):
-    parts = [part for part in PARTS if part != "memory"]
     base = build_model(TINY).config
-    every, each = (
-        make_skeleton(dataclasses.replace(config, trainable=t), base, REFINER) for t in (("all",), tuple(parts))
-    )
+    every, each = (make_skeleton(dataclasses.replace(config, trainable=t), base, REFINER) for t in (("all",), PARTS))
     assert every.trainable == each.trainable
     weights = {name for name, _, variable in every.variables if isinstance(variable, nnx.Param)}
-    assert weights - every.trainable == {name for name in weights if name.startswith(PARTS["memory"])}
+    assert {name for name in weights if name.startswith(sum(BEGINNINGS.values(), ()))} == every.trainable
 
 
 def test_average_is_exponential(config, batch):
@@ -193,10 +199,17 @@ def test_learning_rate_warms_up_and_decays():
     np.testing.assert_allclose(rates[10:], want, rtol=1e-4)
 
 
-def test_only_kernels_decay():
+def test_kernels_alone_decay(config):
+    skeleton = make_skeleton(dataclasses.replace(config, trainable=("all",)), build_model(TINY).config, REFINER)
+    kernels = {name for name, _, _ in skeleton.variables if name.endswith(".kernel")}
+    assert skeleton.decaying == kernels
+    assert len(kernels) > 50
+
+
+def test_what_does_not_decay_stays():
     params = {"a.kernel": jnp.ones(3), "a.bias": jnp.ones(3), "norm.scale": jnp.ones(3)}
     config = dataclasses.replace(TrainConfig().optimizer, weight_decay=0.1, warmup_steps=0)
-    optimizer, _ = make_optimizer(config, 10)
+    optimizer, _ = make_optimizer(config, 10, {"a.kernel"})
     updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
     after = optax.apply_updates(params, updates)
     assert float(after["a.kernel"][0]) < 1

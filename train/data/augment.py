@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from ...data.masks import OBJECT
-from .sources import Sample
+from ...data.sources import Sample
 
 __all__ = ["AugmentConfig", "augment", "change_colours", "masks_of", "put_together", "resize", "squeeze"]
 

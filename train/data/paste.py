@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ...data.masks import OBJECT
+from ...data.sources import Sample
 from .augment import masks_of, put_together
-from .sources import Sample
 
 __all__ = ["Paste", "paste"]
 

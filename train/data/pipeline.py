@@ -16,9 +16,9 @@ import numpy as np
 from absl import flags
 from jaxtyping import UInt8
 
+from ...data.sources import Sample, Source
 from .augment import AugmentConfig, augment, squeeze
 from .paste import Paste
-from .sources import Sample, Source
 
 __all__ = ["BatchIterator", "make_batches"]
 

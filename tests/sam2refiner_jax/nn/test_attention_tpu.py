@@ -146,8 +146,8 @@ def test_a_batch_that_the_chips_do_not_divide_takes_the_plain_form():
 )
 def test_every_chip_runs_the_kernels_on_its_part_of_the_batch(function, shapes):
     pytest.importorskip("libtpu")
-    from sam2refiner_jax.train.chips import CHIPS, topology_mesh
-    from sam2refiner_jax.train.compiled_cost import analyse, compile_uncached
+    from sam2refiner_jax.hardware.chips import CHIPS, topology_mesh
+    from sam2refiner_jax.hardware.compiled_cost import analyse, compile_uncached
 
     mesh = topology_mesh("v5e:2x2", {"data": 2, "model": 2})
     sharding = NamedSharding(mesh, PartitionSpec(("data", "model")))

@@ -7,10 +7,11 @@ from PIL import Image
 from small import SMALL, fresh_refining_model, refining_model, small_model
 from videos import disk, held, moving_frames
 
-from sam2refiner_jax import SAM2VideoPredictor, video_predictor
-from sam2refiner_jax.memory_bank import MemoryBank, ObjectFrames
-from sam2refiner_jax.prompts import pack_prompts, read_prompts
-from sam2refiner_jax.tracking import encode_frames, track_clip, track_frame
+from sam2refiner_jax import SAM2VideoPredictor
+from sam2refiner_jax.image.prompts import pack_prompts, read_prompts
+from sam2refiner_jax.video import predictor as video_predictor
+from sam2refiner_jax.video.memory_bank import MemoryBank, ObjectFrames
+from sam2refiner_jax.video.tracking import encode_frames, track_clip, track_frame
 
 SIZE, FRAMES = SMALL.image_size, 8
 BOX = np.float32([20, 25, 60, 70])

@@ -7,8 +7,8 @@ from small import refining_model
 from videos import moving_frames, write_jpegs
 
 from sam2refiner_jax import SAM2ImagePredictor, load_model, save_model, save_refiner
-from sam2refiner_jax.cli import main
-from sam2refiner_jax.preprocess import read_photo
+from sam2refiner_jax.commands.cli import main
+from sam2refiner_jax.image.preprocess import read_photo
 
 CLICK = ("--points", 30, 20, 1)
 

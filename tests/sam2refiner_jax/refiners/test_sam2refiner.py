@@ -16,9 +16,9 @@ from small import small_model
 from sam2refiner_jax import SAM2RefinerConfig, build_model, save_refiner
 from sam2refiner_jax.checkpoints import model_from_weights, weights_of
 from sam2refiner_jax.convert import export_refiner
+from sam2refiner_jax.image.prompts import pack_prompts, read_prompts
 from sam2refiner_jax.nn.positional import sine_encoding_of_cells
 from sam2refiner_jax.nn.resize import resize_bilinear
-from sam2refiner_jax.prompts import pack_prompts, read_prompts
 from sam2refiner_jax.refiners import build_refiner
 from sam2refiner_jax.refiners.base import cut_views
 from sam2refiner_jax.refiners.localization_augment import QUARTERS, assemble_quarters, average_pool

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sam2refiner_jax.train.data.hqseg44k import TRAINING_SETS, VALIDATION_SETS
+from sam2refiner_jax.data.hqseg44k import TRAINING_SETS, VALIDATION_SETS
 
 WritePair = Callable[..., tuple[Path, Path]]
 

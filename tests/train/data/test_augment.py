@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from sam2refiner_jax.preprocess import MEAN, STD, preprocess_image
+from sam2refiner_jax.image.preprocess import MEAN, STD, preprocess_image
 from sam2refiner_jax.train.data.augment import AugmentConfig, augment, change_colours, resize, squeeze
 
 SIZE = 128

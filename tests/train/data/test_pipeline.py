@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sam2refiner_jax.data.sources import open_source
 from sam2refiner_jax.train.data.augment import AugmentConfig
 from sam2refiner_jax.train.data.pipeline import make_batches
-from sam2refiner_jax.train.data.sources import open_source
 
 SIZE = 32
 OPTIONS = {"image_size": SIZE, "batch_size": 4, "seed": 5, "augment": AugmentConfig()}
@@ -187,7 +187,7 @@ WITH_WORKERS = """
 import sys
 from multiprocessing import active_children
 from sam2refiner_jax.train.data.pipeline import make_batches
-from sam2refiner_jax.train.data.sources import open_source
+from sam2refiner_jax.data.sources import open_source
 
 if __name__ == "__main__":
     sources = [(open_source("folder:" + sys.argv[1]), 1.0)]

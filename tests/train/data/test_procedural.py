@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from sam2refiner_jax.data.sources import Sample, open_source
 from sam2refiner_jax.train.data.procedural import ProceduralSource
 from sam2refiner_jax.train.data.procedural.composition import put, smear, visible
 from sam2refiner_jax.train.data.procedural.families import FAMILIES
@@ -17,7 +18,6 @@ from sam2refiner_jax.train.data.procedural.painting import Layer
 from sam2refiner_jax.train.data.procedural.scene import LARGEST, SMALLEST
 from sam2refiner_jax.train.data.procedural.shapes import ellipse
 from sam2refiner_jax.train.data.procedural.sketch import Fur, Sketch, coverage
-from sam2refiner_jax.train.data.sources import Sample, open_source
 
 SIZE, COUNT = 64, 200
 

@@ -5,7 +5,7 @@ Read upwards: `shapes` gives outlines, `sketch` collects them into a drawing and
 layers, `backgrounds`, `camera` and `scene` compose them, `source` numbers the scenes.
 """
 
-from ..sources import register_source
+from ....data.sources import register_source
 from .source import ProceduralSource
 
 __all__ = ["ProceduralSource", "open_procedural"]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..sources import Sample
+from ....data.sources import Sample
 from .scene import make_scene
 from .textures import Textures, list_photos
 

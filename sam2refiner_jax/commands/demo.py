@@ -1,0 +1,74 @@
+"""The command `sam2refiner demo`: the main job on a real photo, from nothing to a picture."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from ..checkpoints import load_model
+from ..image.overlay import draw_overlay
+from ..image.predictor import SAM2ImagePredictor
+from ..image.preprocess import read_photo
+from .outputs import check_outputs, save_picture, source_of
+
+__all__ = ["demo"]
+
+# A photo that scikit-image ships, of a Falcon 9 on its pad, released to the public domain by SpaceX.
+PHOTO = "data/rocket.jpg"
+# The same object twice: from clicks, on it (1) and off it (0), and from a box.
+PROMPTS: dict[str, dict[str, Any]] = {
+    "clicks": {
+        "point_coords": [[321.0, 180.0], [319.0, 350.0], [230.0, 330.0], [400.0, 330.0], [275.0, 230.0]],
+        "point_labels": [1, 1, 0, 0, 0],
+    },
+    "box": {"box": [296.0, 124.0, 346.0, 408.0]},
+}
+BAR, GAP = 28, 6
+
+
+def demo(checkpoint: str = "nano", refiner: Path | None = None, output: Path = Path("out/demo")) -> None:
+    """Segment a photo from clicks and from a box, coarse and refined side by side, with the model in the package.
+
+    Args:
+      checkpoint: "nano", a checkpoint directory, an official .pt or .safetensors, or a Hugging Face id.
+      refiner: A refiner's checkpoint directory, where the checkpoint has none.
+      output: The folder for the picture and the masks.
+    """
+    skimage = importlib.util.find_spec("skimage")
+    if skimage is None or skimage.origin is None:
+        raise ValueError("the demo's photo comes with scikit-image: pip install 'sam2refiner_jax[demo]'")
+    path = Path(skimage.origin).parent / PHOTO
+    model = load_model(checkpoint, refiner=refiner)
+    modes = {"coarse": False} | ({"refined": True} if model.refiner is not None else {})
+    files = {(name, mode): output / f"{name}_{mode}.png" for name in PROMPTS for mode in modes}
+    target, source = output / "demo.png", source_of(path)
+    check_outputs([(file, source) for file in (target, *files.values())])
+    output.mkdir(parents=True, exist_ok=True)
+    photo = read_photo(path)
+    predictor = SAM2ImagePredictor(model)
+    predictor.set_image(photo)
+    rows = []
+    for name, prompts in PROMPTS.items():
+        row = []
+        for mode, refine in modes.items():
+            masks, ious, _ = predictor.predict(**prompts, multimask_output=False, refine=refine)
+            mask = masks[0] > 0
+            save_picture(Image.fromarray(mask.astype(np.uint8) * 255), files[name, mode], source)
+            row.append(_panel(photo, mask, prompts, f"{mode}, from {name}: predicted IoU {ious[0]:.2f}"))
+        rows.append(np.hstack(row))
+    save_picture(Image.fromarray(np.vstack(rows)[:-GAP, :-GAP]), target, source, compress_level=1)
+    print(f"picture: {target}")
+
+
+def _panel(photo: np.ndarray, mask: np.ndarray, prompts: dict[str, Any], title: str) -> np.ndarray:
+    """The photo with mask and prompts under a title, with a gap to its right and below."""
+    boxes = np.array([prompts["box"]]) if "box" in prompts else None
+    points = np.array(prompts["point_coords"]) if "point_coords" in prompts else None
+    labels = np.array(prompts["point_labels"]) if "point_labels" in prompts else None
+    picture = draw_overlay(photo, mask[None], points=points, labels=labels, boxes=boxes)
+    picture = np.pad(picture, ((BAR, GAP), (0, GAP), (0, 0)), constant_values=255)
+    cv2.putText(picture, title, (8, BAR - 9), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (30, 30, 30), 1, cv2.LINE_AA)
+    return picture

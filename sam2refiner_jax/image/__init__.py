@@ -1,0 +1,1 @@
+"""Photos: from a file and prompts to masks of the photo's size."""

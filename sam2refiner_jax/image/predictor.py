@@ -1,0 +1,320 @@
+"""SAM2ImagePredictor: masks of photos from prompts, with the interface of the official package 1.1.0."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
+from numpy.typing import ArrayLike
+
+from ..checkpoints import load_model
+from ..features import ImageFeatures
+from ..nn.mask_decoder import select_single_mask
+from ..nn.prompt_encoder import LOGIT_LIMIT, Prompts
+from ..sam2 import SAM2
+from .postprocess import fill_holes_and_remove_specks, resize_masks
+from .preprocess import Photo, as_rgb, preprocess_image, preprocess_views
+from .prompts import ObjectPrompts, pack_prompts, read_prompts
+
+__all__ = ["SAM2ImagePredictor"]
+
+Prediction = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Masks:
+    """Low-resolution logits and predicted IoU, for ambiguous prompts (three masks) and for unambiguous ones (one)."""
+
+    multi: Float[Array, "objects 3 m m"]
+    multi_iou: Float[Array, "objects 3"]
+    single: Float[Array, "objects 1 m m"]
+    single_iou: Float[Array, "objects 1"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class RefinedMasks:
+    """Refined logits at the model's input size, the coarse mask that each was made of, and that one's predicted IoU."""
+
+    masks: Float[Array, "objects 1 s s"]
+    coarse: Float[Array, "objects 1 m m"]
+    iou: Float[Array, "objects 1"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PhotoFeatures:
+    """What is computed once a photo.
+
+    Attributes:
+      features: of the encoder.
+      embedding: what the mask decoder reads at stride 16.
+      augmented: what it reads instead where masks are to be refined; None without a refiner.
+    """
+
+    features: ImageFeatures
+    embedding: Float[Array, "b h w c"]
+    augmented: Float[Array, "b h w c"] | None
+
+
+@jax.jit
+def encode_photos(
+    model: SAM2,
+    images: Float[Array | np.ndarray, "b s s 3"],
+    views: Float[Array | np.ndarray, "b v s s 3"] | None = None,
+) -> PhotoFeatures:
+    """Features of preprocessed photos; `views` are the refiner's, where they are not to be cut from `images`."""
+    features = model.encode(jnp.asarray(images), None if views is None else jnp.asarray(views))
+    embedding = model.image_embedding(features)
+    augmented = None if model.refiner is None else model.augment(embedding, features)
+    return PhotoFeatures(features, embedding, augmented)
+
+
+@jax.jit
+def decode_prompts(
+    model: SAM2, photos: PhotoFeatures, photo_index: Int[Array | np.ndarray, " objects"], prompts: Prompts
+) -> Masks:
+    """Masks of a batch of objects, each in the photo that `photo_index` names."""
+    features = dataclasses.replace(photos.features, refiner=None).take(photo_index)
+    output = model.decode(photos.embedding[photo_index], features, prompts)
+    single, single_iou = select_single_mask(output, model.config)
+    return Masks(output.masks[:, 1:], output.iou[:, 1:], single, single_iou)
+
+
+@jax.jit
+def refine_prompts(
+    model: SAM2,
+    photos: PhotoFeatures,
+    photo_index: Int[Array | np.ndarray, " objects"],
+    prompts: Prompts,
+    multimask: Bool[Array, ""] | np.bool_,
+) -> RefinedMasks:
+    """One refined mask for each object: of the best of three masks if `multimask`, else of the single one."""
+    assert photos.augmented is not None
+    features = photos.features.take(photo_index)
+    output = model.decode(photos.augmented[photo_index], features, prompts)
+    best = 1 + jnp.argmax(output.iou[:, 1:], axis=1)[:, None]
+    single, single_iou = select_single_mask(output, model.config)
+    coarse = jnp.where(multimask, jnp.take_along_axis(output.masks, best[:, :, None, None], axis=1), single)
+    iou = jnp.where(multimask, jnp.take_along_axis(output.iou, best, axis=1), single_iou)
+    return RefinedMasks(model.refine(features, output, coarse[:, 0], prompts).masks[:, None], coarse, iou)
+
+
+class SAM2ImagePredictor:
+    """Computes a photo's features once, then predicts masks for any number of prompts.
+
+    Everything compiled has static shapes: one compilation of the encoder serves photos of all sizes, one of the
+    decoder 1 to 8 clicks with or without a box or a mask, for one mask or three.
+
+    Args:
+      sam_model: from `load_model` or `build_model`.
+      mask_threshold: logit above which a pixel belongs to the mask.
+      max_hole_area: fill holes of at most this area, in pixels of the low-resolution mask; 0 leaves them.
+      max_sprinkle_area: remove specks of at most this area, likewise.
+    """
+
+    def __init__(
+        self,
+        sam_model: SAM2,
+        mask_threshold: float = 0.0,
+        max_hole_area: float = 0.0,
+        max_sprinkle_area: float = 0.0,
+    ):
+        self.model = sam_model
+        self.mask_threshold = mask_threshold
+        self.max_hole_area = max_hole_area
+        self.max_sprinkle_area = max_sprinkle_area
+        self.reset_predictor()
+
+    @classmethod
+    def from_pretrained(
+        cls, model_id: str, *, refiner: str | None = None, dtype: DTypeLike = jnp.float32, **kwargs: float
+    ) -> "SAM2ImagePredictor":
+        """A predictor with the model that `load_model` gives; `kwargs` go to the constructor."""
+        return cls(load_model(model_id, refiner=refiner, dtype=dtype), **kwargs)
+
+    @property
+    def device(self) -> jax.Device:
+        """Where the model's weights are."""
+        return next(iter(self.model.no_mem_embed[...].devices()))
+
+    def reset_predictor(self) -> None:
+        """Forgets the photos."""
+        self._photos: PhotoFeatures | None = None
+        self._photo_sizes: list[tuple[int, int]] = []
+        self._is_batch = False
+
+    def set_image(self, image: Photo) -> None:
+        """Computes the features of a photo.
+
+        Args:
+          image: a PIL image, or an array of NumPy or JAX, (h, w), (h, w, 1), (h, w, 3) or (h, w, 4) in RGB order:
+            integers in [0, 255], floats in [0, 1], or a 16-bit photo in uint16. Grayscale is repeated to three
+            channels, transparency dropped.
+
+        Raises:
+          TypeError, ValueError: on anything else.
+        """
+        self._set_photos([image])
+
+    def set_image_batch(self, image_list: Sequence[Photo]) -> None:
+        """Computes the features of several photos, of any sizes, for `predict_batch`. See `set_image`."""
+        if not isinstance(image_list, Sequence) or not image_list:
+            raise ValueError(f"image_list must be a list of at least one image, got {image_list!r}")
+        self._set_photos(image_list)
+        self._is_batch = True
+
+    def predict(
+        self,
+        point_coords: ArrayLike | None = None,
+        point_labels: ArrayLike | None = None,
+        box: ArrayLike | None = None,
+        mask_input: ArrayLike | None = None,
+        multimask_output: bool = True,
+        return_logits: bool = False,
+        normalize_coords: bool = True,
+        *,
+        refine: bool | None = None,
+    ) -> Prediction:
+        """Predicts masks in the photo given to `set_image`.
+
+        Several objects can be asked for at once by giving prompts a first axis of objects; results then have it too.
+
+        Args:
+          point_coords: (n, 2) clicks, x and y in pixels.
+          point_labels: (n,) 1 for a click on the object, 0 for one off it, 2 and 3 for a box's top left and bottom
+            right corner, -1 for a point that only pads.
+          box: (4,) x0, y0, x1, y1 in pixels, or (2, 2) its corners; with clicks, a box for each object's clicks.
+          mask_input: (1, m, m) low-resolution logits of an earlier prediction; m is 256 for 1024-pixel models.
+          multimask_output: three masks, for ambiguous prompts such as a single click; otherwise one.
+          return_logits: masks as logits instead of 0 and 1.
+          normalize_coords: False if coordinates are already in [0, 1] of the photo's width and height.
+          refine: let the model's refiner make one fine mask of the best of three masks (`multimask_output`) or of the
+            single one; by default if the model has a refiner. The low-resolution logits are then the coarse mask's.
+
+        Returns:
+          Masks (c, h, w) of the photo's size, float32; their predicted IoU (c,); their low-resolution logits
+          (c, m, m), which can be the next call's `mask_input`.
+
+        Raises:
+          RuntimeError: if no photo was set.
+          ValueError: on a prompt that cannot be meant, naming the argument.
+        """
+        if self._photos is None:
+            raise RuntimeError("An image must be set with .set_image(...) before mask prediction.")
+        prompts = self._read_prompts(-1, point_coords, point_labels, box, mask_input, normalize_coords)
+        index = len(self._photo_sizes) - 1
+        return self._predict([(index, prompts)], multimask_output, return_logits, refine)[0]
+
+    def predict_batch(
+        self,
+        point_coords_batch: Sequence[ArrayLike | None] | None = None,
+        point_labels_batch: Sequence[ArrayLike | None] | None = None,
+        box_batch: Sequence[ArrayLike | None] | None = None,
+        mask_input_batch: Sequence[ArrayLike | None] | None = None,
+        multimask_output: bool = True,
+        return_logits: bool = False,
+        normalize_coords: bool = True,
+        *,
+        refine: bool | None = None,
+    ) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
+        """Predicts masks in each photo given to `set_image_batch`, all objects of all photos in one decoder call.
+
+        Arguments are those of `predict` in lists with one entry a photo; so are the results.
+        """
+        if not self._is_batch:
+            raise RuntimeError("Images must be set with .set_image_batch(...) before batched mask prediction.")
+        batches = {
+            "point_coords_batch": point_coords_batch,
+            "point_labels_batch": point_labels_batch,
+            "box_batch": box_batch,
+            "mask_input_batch": mask_input_batch,
+        }
+        photos = len(self._photo_sizes)
+        for name, batch in batches.items():
+            if batch is not None and len(batch) != photos:
+                raise ValueError(f"{name} must have one entry for each of the {photos} photos, got {len(batch)}")
+        prompts = []
+        for i in range(photos):
+            coords, labels, box, mask_input = (None if batch is None else batch[i] for batch in batches.values())
+            prompts.append((i, self._read_prompts(i, coords, labels, box, mask_input, normalize_coords)))
+        masks, ious, low_res = zip(*self._predict(prompts, multimask_output, return_logits, refine), strict=True)
+        return list(masks), list(ious), list(low_res)
+
+    def get_image_embedding(self) -> Float[Array, "b c h w"]:
+        """The stride-16 features of the photos, (1, 256, 64, 64) for one photo and a 1024-pixel model."""
+        if self._photos is None:
+            raise RuntimeError("An image must be set with .set_image(...) to generate an embedding.")
+        return self._photos.embedding.transpose(0, 3, 1, 2)
+
+    def _set_photos(self, photos: Sequence[Photo]) -> None:
+        self.reset_predictor()
+        rgb = [as_rgb(photo) for photo in photos]
+        size, refiner = self.model.config.image_size, self.model.refiner
+        inputs = np.stack([preprocess_image(photo, size) for photo in rgb])
+        views = None
+        if refiner is not None and refiner.source_boxes:
+            views = preprocess_views(rgb, size, refiner.source_boxes)
+        self._photos = encode_photos(self.model, inputs, views)
+        self._photo_sizes = [photo.shape[:2] for photo in rgb]
+
+    def _read_prompts(self, photo: int, coords, labels, box, mask_input, normalize_coords) -> ObjectPrompts:
+        return read_prompts(
+            coords,
+            labels,
+            box,
+            mask_input,
+            photo_size=self._photo_sizes[photo],
+            image_size=self.model.config.image_size,
+            normalize_coords=normalize_coords,
+        )
+
+    def _predict(
+        self,
+        prompts: Sequence[tuple[int, ObjectPrompts]],
+        multimask_output: bool,
+        return_logits: bool,
+        refine: bool | None,
+    ) -> list[Prediction]:
+        if refine and self.model.refiner is None:
+            raise ValueError("refine must be False for a model without a refiner; load one: load_model(..., refiner=)")
+        packed = pack_prompts([p for _, p in prompts], self.model.config.mask_size)
+        photo_index = np.zeros(len(packed.labels), np.int32)
+        owners = np.repeat([photo for photo, _ in prompts], [len(p) for _, p in prompts])
+        photo_index[: len(owners)] = owners
+        if self.model.refiner is None or refine is False:
+            masks = decode_prompts(self.model, self._photos, photo_index, packed)
+            chosen = (masks.multi, masks.multi, masks.multi_iou)
+            if not multimask_output:
+                chosen = (masks.single, masks.single, masks.single_iou)
+        else:
+            refined = refine_prompts(self.model, self._photos, photo_index, packed, np.bool_(multimask_output))
+            chosen = (refined.masks, refined.coarse, refined.iou)
+        logits, low_res, iou = map(np.asarray, jax.device_get(chosen))
+
+        results = []
+        start = 0
+        for photo, p in prompts:
+            here = slice(start, start + len(p))
+            size = self._photo_sizes[photo]
+            results.append(self._postprocess(logits[here], low_res[here], iou[here], size, return_logits))
+            start += len(p)
+        return results
+
+    def _postprocess(self, logits, low_res, iou, photo_size: tuple[int, int], return_logits: bool) -> Prediction:
+        # Areas are in pixels of the low-resolution mask; refined logits have more pixels.
+        pixels = (logits.shape[-1] // low_res.shape[-1]) ** 2
+        cleaned = fill_holes_and_remove_specks(
+            logits, self.mask_threshold, pixels * self.max_hole_area, pixels * self.max_sprinkle_area
+        )
+        masks = resize_masks(cleaned, photo_size)
+        if not return_logits:
+            masks = (masks > self.mask_threshold).astype(np.float32)
+        low_res = np.clip(low_res, -LOGIT_LIMIT, LOGIT_LIMIT)
+        if len(low_res) == 1:  # One object: no axis of objects, as officially.
+            return masks[0], iou[0], low_res[0]
+        return masks, iou, low_res

@@ -1,0 +1,1 @@
+"""Videos: frames, the memory of them, and tracking through it."""

@@ -1,0 +1,498 @@
+"""SAM2VideoPredictor: objects through videos, with the interface of the official package 1.1.0."""
+
+import os
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+from numpy.typing import ArrayLike
+
+from ..checkpoints import load_model
+from ..features import ImageFeatures
+from ..image.postprocess import fill_holes, resize_masks
+from ..image.preprocess import Photo
+from ..image.prompts import ObjectPrompts, bucket, pack_prompts, read_prompts, to_numpy
+from ..nn.prompt_encoder import LOGIT_LIMIT, NOT_A_POINT, Prompts
+from ..nn.resize import antialiased_matrix
+from ..sam2 import SAM2
+from .frames import FrameStream, open_frames
+from .memory_bank import ObjectFrames
+from .state import InferenceState, ObjectHistory, ObjectOnFrame, assemble_bank
+from .tracking import (
+    NO_OBJECT_SCORE,
+    Segmentation,
+    encode_frames,
+    encode_memory,
+    input_size_masks,
+    segment_mask_prompt,
+    segment_prompted,
+    segment_tracked,
+    track_frame,
+)
+
+__all__ = ["SAM2VideoPredictor"]
+
+# Where objects may not overlap, the logits of the weaker ones are at most this.
+SUPPRESSED_LOGIT = -10.0
+# Refined logits beyond it, which half precision could not hold, are certain anyway.
+HALF_PRECISION_LIMIT = 6e4
+# The length of a clip whose end is not known yet: any that is too long to matter.
+UNKNOWN_LENGTH = 2**29
+
+Masks = Float[np.ndarray, "objects 1 h w"]
+
+_encode_frames = jax.jit(encode_frames)
+_segment_prompted = jax.jit(segment_prompted)
+_segment_mask_prompt = jax.jit(segment_mask_prompt)
+_segment_tracked = jax.jit(segment_tracked)
+
+
+@jax.jit
+def _encode_prompted(model: SAM2, features: ImageFeatures, found: Segmentation) -> Float[Array, "objects h h cm"]:
+    scores = jnp.asarray(found.object_score_logits)
+    image = jnp.zeros(len(scores), jnp.int32)
+    return encode_memory(model, features, image, input_size_masks(model, found), scores, prompted=True)
+
+
+class SAM2VideoPredictor:
+    """Tracks any number of objects through a video, from clicks, boxes or masks on any of its frames.
+
+    A frame is encoded once, and all objects are tracked in it by one compiled step of static shape: frame numbers,
+    clip lengths, up to 8 clicks, and objects up to the next power of two compile nothing new. Only the memories that
+    the next frames can attend to are on the device; results are kept in host memory.
+
+    Semantics are those of the official package 1.1.0 as `build_sam2_video_predictor` makes it, some of which surprise:
+
+    - `propagate_in_video` starts at the earliest frame with prompts and tracks anew whatever frame has none. So it also
+      overwrites the result of clicks that correct a frame tracked before, unless `add_all_frames_to_correct_as_cond`.
+    - `max_frame_num_to_track` does not count the first frame.
+    - Memory features are rounded to bfloat16 between frames.
+
+    Args:
+      model: from `load_model` or `build_model`.
+      fill_hole_area: fill holes in masks of at most this area, in pixels of the low-resolution mask. The official
+        builder sets 8 here, but without its CUDA extension the package skips it; the default, 0, equals that.
+      non_overlap_masks: give each pixel of the returned masks to one object at most.
+      clear_non_cond_mem_around_input: forget what was tracked near a frame when it gets a prompt.
+      add_all_frames_to_correct_as_cond: treat corrected frames like those that were prompted at first.
+      memory_dtype: in which memory features are kept between frames; bfloat16, as officially, or float32.
+      refine: let the model's refiner make the masks, of which memories are made too; by default if it has one. With
+        False, all is as if it had none.
+    """
+
+    def __init__(
+        self,
+        model: SAM2,
+        fill_hole_area: int = 0,
+        non_overlap_masks: bool = False,
+        clear_non_cond_mem_around_input: bool = False,
+        add_all_frames_to_correct_as_cond: bool = False,
+        *,
+        memory_dtype: DTypeLike = jnp.bfloat16,
+        refine: bool | None = None,
+    ):
+        if refine and model.refiner is None:
+            raise ValueError("refine must be False for a model without a refiner; load one: load_model(..., refiner=)")
+        self.model = model.with_refiner(None) if refine is False else model
+        self.fill_hole_area = fill_hole_area
+        self.non_overlap_masks = non_overlap_masks
+        self.clear_non_cond_mem_around_input = clear_non_cond_mem_around_input
+        self.add_all_frames_to_correct_as_cond = add_all_frames_to_correct_as_cond
+        self.memory_dtype = jnp.dtype(memory_dtype)
+
+    @classmethod
+    def from_pretrained(
+        cls, model_id: str, *, refiner: str | None = None, dtype: DTypeLike = jnp.float32, **kwargs: Any
+    ) -> "SAM2VideoPredictor":
+        """A predictor with the model that `load_model` gives; `kwargs` go to the constructor."""
+        return cls(load_model(model_id, refiner=refiner, dtype=dtype), **kwargs)
+
+    @property
+    def device(self) -> jax.Device:
+        """Where the model's weights are."""
+        return next(iter(self.model.no_mem_embed[...].devices()))
+
+    def init_state(
+        self,
+        video_path: str | os.PathLike[str] | bytes | Sequence[Photo] | np.ndarray | Iterable[Photo],
+        offload_video_to_cpu: bool = False,
+        offload_state_to_cpu: bool = False,
+        async_loading_frames: bool = False,
+        *,
+        history: int | None = None,
+    ) -> InferenceState:
+        """Opens a video.
+
+        Args:
+          video_path: a folder of JPEGs (or PNGs, WebPs, TIFFs) named by frame number, a video file or its bytes, a list
+            (or array) of RGB frames, or an iterator of RGB frames, which is read as tracking goes on, one frame ahead.
+            Files are read as they are shown: turned upright by a video's display matrix or a picture's EXIF, which the
+            official package ignores. Coordinates are those of the upright frame.
+          offload_video_to_cpu: has no effect: frames are always in host memory, and decoded ahead.
+          offload_state_to_cpu: has no effect: results are always in host memory, while what memory attention needs of
+            them stays on the device.
+          async_loading_frames: has no effect: frames are always decoded in threads.
+          history: how many tracked frames of each object to remember, at least 16. Prompts can correct the frames
+            that are remembered, and propagation can start from them. By default all frames of a stored clip, and 16
+            of an iterator, of which as many frames stay available for prompts; so its memory does not grow. Of a stored
+            clip the 15 frames to either side of each prompt are remembered besides, so that going backwards from a
+            prompt after going forwards gives what it gives with all frames remembered.
+
+        Raises:
+          ValueError: if the video holds no frames, frames of different sizes, or cannot be read.
+        """
+        least = self.model.config.max_obj_ptrs_in_encoder
+        if history is not None and history < least:
+            raise ValueError(f"history must be at least {least}, the frames that tracking looks back on; got {history}")
+        frames = open_frames(video_path, self.model.config.image_size, kept=history or least)
+        if isinstance(frames, FrameStream):  # which nobody can go back in
+            return InferenceState(frames, None, history or least)
+        return InferenceState(frames, len(frames), history, reach=least - 1)
+
+    def add_new_points_or_box(
+        self,
+        inference_state: InferenceState,
+        frame_idx: int,
+        obj_id: Hashable,
+        points: ArrayLike | None = None,
+        labels: ArrayLike | None = None,
+        clear_old_points: bool = True,
+        normalize_coords: bool = True,
+        box: ArrayLike | None = None,
+    ) -> tuple[int, list[Any], Masks]:
+        """Adds clicks on an object, or a box around it, or both, to a frame.
+
+        On a frame that was tracked before, they correct the mask found there; elsewhere they start the object.
+
+        Args:
+          inference_state: from `init_state`.
+          frame_idx: the frame.
+          obj_id: the object's id, of the caller's choice; a new one makes a new object, at any time.
+          points: (n, 2) x and y in pixels of the video.
+          labels: (n,) 1 for a click on the object, 0 for one off it, 2 and 3 for a box's corners, -1 for padding.
+          clear_old_points: forget earlier clicks on this object in this frame instead of adding to them.
+          normalize_coords: False if coordinates are already in [0, 1] of the video's width and height.
+          box: (4,) x0, y0, x1, y1, or (2, 2) its corners; only with `clear_old_points`.
+
+        Returns:
+          The frame's index, all object ids, and mask logits of all objects on the frame, (objects, 1, height, width).
+
+        Raises:
+          ValueError: on a frame that is not there, or prompts that cannot be meant.
+        """
+        state = inference_state
+        state.check_frame(frame_idx)
+        history = state.objects.get(obj_id, ObjectHistory())
+        old = None if clear_old_points else history.points.get(frame_idx)
+        coords, kinds = self._read_points(state, points, labels, box, clear_old_points, normalize_coords)
+        if old is not None:
+            coords, kinds = np.concatenate([old[0], coords]), np.concatenate([old[1], kinds])
+
+        is_first = frame_idx not in history.directions
+        news = history.new_prompted if is_first or self.add_all_frames_to_correct_as_cond else history.new_tracked
+        previous = news.get(frame_idx) or history.on(frame_idx)
+        prompts = self._pack(coords, kinds, previous)
+        features = self._features(state, frame_idx)
+        if is_first:
+            found = _segment_prompted(self.model, features, np.zeros(1, np.int32), prompts)
+        else:
+            if not history.prompted:
+                raise RuntimeError(
+                    f"object {obj_id!r} has no prompts left from which frame {frame_idx} could be corrected; "
+                    "call propagate_in_video after adding prompts to another frame, or reset_state"
+                )
+            reverse = history.directions[frame_idx]
+            bank = assemble_bank([history], frame_idx, reverse, self.model.config, self.memory_dtype)
+            where = self._object_frames(state, 1, frame_idx, reverse)
+            found = _segment_tracked(self.model, features, jax.device_put(bank), where, prompts)
+        news[frame_idx] = self._to_host(found, 1)[0]
+        history.points[frame_idx] = coords, kinds
+        history.masks.pop(frame_idx, None)
+        state.objects.setdefault(obj_id, history)
+        return frame_idx, state.obj_ids, self._masks_on(state, frame_idx, news is history.new_prompted)
+
+    def add_new_points(self, *args: Any, **kwargs: Any) -> tuple[int, list[Any], Masks]:
+        """The former name of `add_new_points_or_box`."""
+        return self.add_new_points_or_box(*args, **kwargs)
+
+    def add_new_mask(
+        self, inference_state: InferenceState, frame_idx: int, obj_id: Hashable, mask: ArrayLike
+    ) -> tuple[int, list[Any], Masks]:
+        """Gives an object's mask in a frame. The mask is taken as it is, at the resolution of the model.
+
+        Args:
+          inference_state: from `init_state`.
+          frame_idx: the frame.
+          obj_id: the object's id; a new one makes a new object.
+          mask: (h, w), of any size; non-zero on the object.
+
+        Returns:
+          The frame's index, all object ids, and mask logits of all objects on the frame, (objects, 1, height, width).
+
+        Raises:
+          ValueError: on a frame that is not there, or a mask that is none.
+        """
+        state = inference_state
+        state.check_frame(frame_idx)
+        resized = _resize_mask(mask, self.model.config.image_size)
+        history = state.objects.get(obj_id, ObjectHistory())
+        is_first = frame_idx not in history.directions
+        news = history.new_prompted if is_first or self.add_all_frames_to_correct_as_cond else history.new_tracked
+        features = self._features(state, frame_idx)
+        found = _segment_mask_prompt(self.model, features, np.zeros(1, np.int32), resized[None])
+        news[frame_idx] = self._to_host(found, 1)[0]
+        history.masks[frame_idx] = resized
+        history.points.pop(frame_idx, None)
+        state.objects.setdefault(obj_id, history)
+        return frame_idx, state.obj_ids, self._masks_on(state, frame_idx, news is history.new_prompted)
+
+    def propagate_in_video(
+        self,
+        inference_state: InferenceState,
+        start_frame_idx: int | None = None,
+        max_frame_num_to_track: int | None = None,
+        reverse: bool = False,
+    ) -> Iterator[tuple[int, list[Any], Masks]]:
+        """Tracks all objects from frame to frame.
+
+        What was tracked stays when a later frame fails, or when the caller stops. Objects and prompts that are added
+        meanwhile count from the next call on.
+
+        Args:
+          inference_state: from `init_state`.
+          start_frame_idx: the first frame; by default the earliest one with prompts or, where frames come from an
+            iterator and some were tracked already, the next one.
+          max_frame_num_to_track: how many frames to track after the first one; by default all.
+          reverse: go backwards; not from an iterator.
+
+        Yields:
+          A frame's index, all object ids, and mask logits, (objects, 1, height, width).
+
+        Raises:
+          RuntimeError: if an object has no prompts, or the iterator of frames fails.
+          ValueError: on a start that is not there, or a frame that cannot be read, naming it.
+        """
+        state = inference_state
+        self.propagate_in_video_preflight(state)
+        order = state.processing_order(start_frame_idx, max_frame_num_to_track, reverse)
+        ids, objects = state.obj_ids, list(state.objects.values())
+        rows = bucket(len(objects))
+        bank, origins = None, jax.device_put(self._origins(objects, rows, reverse))
+        for frame_idx, image in state.frames.ahead(order):
+            active = np.array([frame_idx not in o.prompted for o in objects] + [False] * (rows - len(objects)))
+            if active.any():
+                if bank is None:
+                    bank = jax.device_put(
+                        assemble_bank(objects, frame_idx, reverse, self.model.config, self.memory_dtype)
+                    )
+                features = self._features(state, frame_idx, image)
+                where = self._object_frames(state, rows, frame_idx, reverse)
+                bank, tracked = track_frame(self.model, bank, features, where, active, origins)
+                found = self._to_host(tracked.segmentation, len(objects), tracked.memory)
+                for is_active, history, result in zip(active, objects, found, strict=False):
+                    if is_active:
+                        history.record(frame_idx, result, state.history, state.reach)
+            for history in objects:
+                history.directions[frame_idx] = reverse
+                if self.clear_non_cond_mem_around_input and frame_idx in history.prompted:
+                    history.forget_around(frame_idx, self.model.config.num_maskmem)
+                    bank = None  # to be put together of what is left
+            state.last_frame = frame_idx
+            yield frame_idx, ids, self._to_video_size(state, [o.on(frame_idx) for o in objects])
+
+    def propagate_in_video_preflight(self, inference_state: InferenceState) -> None:
+        """Makes memories of the prompts since the last propagation; `propagate_in_video` begins with it.
+
+        Raises:
+          RuntimeError: if an object has no prompts.
+        """
+        state = inference_state
+        if not state.objects:
+            raise RuntimeError("No input points or masks are provided for any object; please add inputs first.")
+        # Frame by frame, so that each is encoded once.
+        frames = {f for o in state.objects.values() for f in (*o.new_prompted, *o.new_tracked)}
+        for frame in sorted(frames):
+            for history in state.objects.values():
+                for news, results in ((history.new_tracked, history.tracked), (history.new_prompted, history.prompted)):
+                    if frame not in news:
+                        continue
+                    result = news[frame]
+                    found = Segmentation(
+                        result.mask[None],
+                        result.pointer[None],
+                        np.full(1, result.object_score_logit, np.float32),
+                        None if result.refined is None else result.refined[None].astype(np.float32),
+                    )
+                    memory = _encode_prompted(self.model, self._features(state, frame), found)
+                    result.memory = np.array(memory[0].astype(self.memory_dtype))
+                    results[frame] = news.pop(frame)
+                    if self.clear_non_cond_mem_around_input:  # a correction's own memory too, as officially
+                        history.forget_around(frame, self.model.config.num_maskmem)
+        for obj_id, history in state.objects.items():
+            if not history.prompted:
+                raise RuntimeError(
+                    f"No input points or masks are provided for object id {obj_id!r}; please add inputs first."
+                )
+            for frame in history.prompted:
+                history.tracked.pop(frame, None)
+
+    def clear_all_prompts_in_frame(
+        self, inference_state: InferenceState, frame_idx: int, obj_id: Hashable, need_output: bool = True
+    ) -> tuple[int, list[Any], Masks] | None:
+        """Forgets an object's prompts in a frame; what they gave stays as if it had been tracked.
+
+        Returns:
+          As `add_new_points_or_box`, or None unless `need_output`.
+
+        Raises:
+          ValueError: if there is no such object.
+        """
+        state = inference_state
+        if obj_id not in state.objects:
+            raise ValueError(f"obj_id must be one of {state.obj_ids}, got {obj_id!r}")
+        state.check_frame(frame_idx)
+        history = state.objects[obj_id]
+        for prompts in (history.points, history.masks, history.new_prompted, history.new_tracked):
+            prompts.pop(frame_idx, None)
+        result = history.prompted.pop(frame_idx, None)
+        if result is not None:
+            history.directions.pop(frame_idx, None)
+            history.record(frame_idx, result, state.history, state.reach)
+        return (frame_idx, state.obj_ids, self._masks_on(state, frame_idx)) if need_output else None
+
+    def remove_object(
+        self, inference_state: InferenceState, obj_id: Hashable, strict: bool = False, need_output: bool = True
+    ) -> tuple[list[Any], list[tuple[int, Masks]]]:
+        """Forgets an object.
+
+        Args:
+          inference_state: from `init_state`.
+          obj_id: the object's id.
+          strict: raise an error if there is no such object, instead of doing nothing.
+          need_output: also return the masks of the other objects on the frames where this one had prompts.
+
+        Returns:
+          The ids of the remaining objects, and for each such frame its index and masks.
+
+        Raises:
+          RuntimeError: if `strict` and there is no such object.
+        """
+        state = inference_state
+        if obj_id not in state.objects:
+            if strict:
+                raise RuntimeError(f"Cannot remove object id {obj_id!r}: the object ids are {state.obj_ids}.")
+            return state.obj_ids, []
+        frames = state.objects.pop(obj_id).prompt_frames()
+        if not state.objects:
+            self.reset_state(state)
+            return [], []
+        return state.obj_ids, [(frame, self._masks_on(state, frame)) for frame in frames] if need_output else []
+
+    def reset_state(self, inference_state: InferenceState) -> None:
+        """Forgets all objects, prompts and results; the video stays open."""
+        inference_state.objects.clear()
+        inference_state.last_frame = None
+
+    def _read_points(
+        self, state: InferenceState, points, labels, box, clear_old_points: bool, normalize_coords: bool
+    ) -> tuple[Float[np.ndarray, "n 2"], Int[np.ndarray, " n"]]:
+        if (points is not None) != (labels is not None):
+            raise ValueError("points and labels must be provided together")
+        if points is None and box is None:
+            raise ValueError("at least one of points or box must be provided as input")
+        if box is not None and not clear_old_points:
+            raise ValueError("box must come before any point; use clear_old_points=True with it")
+        prompts = read_prompts(
+            points,
+            labels,
+            box,
+            None,
+            photo_size=(state.video_height, state.video_width),
+            image_size=self.model.config.image_size,
+            normalize_coords=normalize_coords,
+        )
+        if len(prompts) != 1:
+            raise ValueError(
+                f"points and box must be for one object, shapes (n, 2) and (4,), got them for {len(prompts)}"
+            )
+        return prompts.points[0, :-1], prompts.labels[0, :-1]  # the padding point comes when they are packed
+
+    def _pack(self, coords: np.ndarray, kinds: np.ndarray, previous: ObjectOnFrame | None) -> Prompts:
+        mask = None if previous is None else np.clip(previous.mask, -LOGIT_LIMIT, LOGIT_LIMIT)[None]
+        points = np.concatenate([coords, np.zeros((1, 2), np.float32)])[None]
+        labels = np.append(kinds, np.int32(NOT_A_POINT))[None]
+        return pack_prompts([ObjectPrompts(points, labels, mask)], self.model.config.mask_size)
+
+    def _features(self, state: InferenceState, frame_idx: int, image: np.ndarray | None = None) -> ImageFeatures:
+        """The frame's features; those of the last frame are kept, for several prompts on it."""
+        if state.features is None or state.features[0] != frame_idx:
+            image = state.frames[frame_idx] if image is None else image
+            state.features = frame_idx, _encode_frames(self.model, image[None])
+        return state.features[1]
+
+    def _object_frames(self, state: InferenceState, rows: int, frame_idx: int, reverse: bool) -> ObjectFrames:
+        def each(value, dtype):
+            return np.full(rows, value, dtype)
+
+        length = UNKNOWN_LENGTH if state.num_frames is None else state.num_frames
+        return ObjectFrames(each(0, np.int32), each(frame_idx, np.int32), each(length, np.int32), each(reverse, bool))
+
+    def _origins(self, objects: Sequence[ObjectHistory], rows: int, reverse: bool) -> Prompts | None:
+        """What the refiner reads as the prompts of frames that have none."""
+        refiner = self.model.refiner
+        if refiner is None or not refiner.reuse_first_prompt:
+            return None
+        prompts = []
+        for history in objects:
+            points, labels = history.first_points(reverse)
+            prompts.append(ObjectPrompts(points[None], labels[None], None))
+        return pack_prompts(prompts, self.model.config.mask_size, rows=rows)
+
+    def _to_host(self, found: Segmentation, count: int, memory: Array | None = None) -> list[ObjectOnFrame]:
+        """The first `count` rows of results, copied so that they keep no buffer of the device alive."""
+        found, memory = jax.device_get((found, memory))
+        masks = fill_holes(np.asarray(found.masks[:count]), self.fill_hole_area)
+        refined = None
+        if found.refined is not None:  # areas are in pixels of the low-resolution mask; these are 16 times as many
+            refined = fill_holes(np.asarray(found.refined[:count]), 16 * self.fill_hole_area)
+            refined = refined.clip(-HALF_PRECISION_LIMIT, HALF_PRECISION_LIMIT).astype(np.float16)
+        return [
+            ObjectOnFrame(
+                np.array(masks[i]),
+                np.array(found.pointers[i]),
+                float(found.object_score_logits[i]),
+                None if memory is None else np.array(memory[i]),
+                None if refined is None else refined[i].copy(),
+            )
+            for i in range(count)
+        ]
+
+    def _masks_on(self, state: InferenceState, frame: int, prompted: bool | None = None) -> Masks:
+        return self._to_video_size(state, state.results_on(frame, prompted))
+
+    def _to_video_size(self, state: InferenceState, results: Sequence[ObjectOnFrame | None]) -> Masks:
+        size = state.video_height, state.video_width
+        masks = np.full((len(results), 1, *size), NO_OBJECT_SCORE, np.float32)
+        for mask, result in zip(masks, results, strict=True):
+            if result is not None:
+                mask[0] = resize_masks(result.finest, size)
+        if self.non_overlap_masks and len(masks) > 1:
+            is_best = masks.argmax(axis=0)[None] == np.arange(len(masks))[:, None, None, None]
+            masks = np.where(is_best, masks, np.minimum(masks, SUPPRESSED_LOGIT))
+        return masks
+
+
+def _resize_mask(mask: ArrayLike, side: int) -> Float[np.ndarray, "{side} {side}"]:
+    """A mask of any size at the model's input size, 0 or 1."""
+    array = to_numpy(mask)
+    if array.ndim != 2 or 0 in array.shape:
+        raise ValueError(f"mask must have shape (h, w), got {array.shape}")
+    binary = (array != 0).astype(np.float32)
+    if binary.shape == (side, side):
+        return binary
+    rows, columns = (antialiased_matrix(n, side) for n in binary.shape)
+    return (rows @ binary @ columns.T >= 0.5).astype(np.float32)

@@ -1,0 +1,349 @@
+"""Tracking as pure functions: segment a frame in the light of the memory bank, remember it, go on.
+
+Every function works on a batch of objects, which may be in several images (`ObjectFrames.image`). The stages of a
+tracked frame are: encode the image, condition its features on the memories, decode masks, bring them to the image's
+size, refined if the model has a refiner, encode them as a memory.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from ..config import SAM2Config
+from ..features import ImageFeatures
+from ..image.preprocess import normalise
+from ..nn.mask_decoder import DecoderOutput, select_single_mask
+from ..nn.positional import sine_encoding_2d
+from ..nn.prompt_encoder import ABSENT, NOT_A_POINT, Prompts
+from ..nn.resize import resize_antialiased, resize_bilinear
+from ..sam2 import SAM2
+from .memory_bank import EMPTY, MemoryBank, ObjectFrames, Slots
+
+__all__ = [
+    "EMPTY",
+    "MemoryBank",
+    "ObjectFrames",
+    "Segmentation",
+    "Slots",
+    "TrackedFrame",
+    "advance",
+    "condition_on_memory",
+    "encode_frames",
+    "encode_memory",
+    "input_size_masks",
+    "segment_mask_prompt",
+    "segment_prompted",
+    "segment_tracked",
+    "track_clip",
+    "track_frame",
+    "upsample_masks",
+]
+
+# Logits of masks of objects that are not in the image.
+NO_OBJECT_SCORE = -1024.0
+# A mask's values from 0 to 1 become logits from -10 to 10, both as prompts and for the memory encoder.
+MASK_SCALE, MASK_BIAS = 20.0, -10.0
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Segmentation:
+    """Masks of a batch of objects.
+
+    Attributes:
+      masks: float32 logits at stride 4; -1024 everywhere where the object is not in the image.
+      pointers: object pointers.
+      object_score_logits: positive where the object is in the image.
+      refined: refined logits at the model's input size; None without a refiner.
+    """
+
+    masks: Float[Array | np.ndarray, "*frames objects m m"]
+    pointers: Float[Array | np.ndarray, "*frames objects c"]
+    object_score_logits: Float[Array | np.ndarray, "*frames objects"]
+    refined: Float[Array | np.ndarray, "*frames objects s s"] | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrackedFrame:
+    """A segmentation and the memory features made of it, (objects, h, h, cm), or None where they were dropped."""
+
+    segmentation: Segmentation
+    memory: Float[Array | np.ndarray, "*frames objects h h cm"] | None
+
+
+def encode_frames(model: SAM2, frames: UInt8[Array | np.ndarray, "b s s 3"]) -> ImageFeatures:
+    """Features of RGB frames that were resized to the model's input, and what the refiner needs of them."""
+
+    def encode(frames):
+        return model.encode(normalise(frames.astype(jnp.float32) / 255))
+
+    def encode_in_turn(frames):
+        structures = []
+
+        def encode_one(frame):
+            leaves, structure = jax.tree.flatten(encode(frame[None]))
+            structures.append(structure)
+            return [x[0] for x in leaves]
+
+        leaves = jax.lax.map(encode_one, frames)
+        return jax.tree.unflatten(structures[0], leaves)
+
+    if len(frames) == 1:
+        return encode(frames)
+    # A CPU's caches hold one image better than several.
+    return jax.lax.platform_dependent(frames, cpu=encode_in_turn, default=encode)
+
+
+def condition_on_memory(
+    model: SAM2, features: ImageFeatures, bank: MemoryBank, frames: ObjectFrames
+) -> Float[Array, "objects h h c"]:
+    """What the mask decoder reads at stride 16 of each object's image."""
+    side = model.config.embedding_size
+    with model.precision():
+        places = sine_encoding_2d(side, side, model.config.hidden_dim)
+        return model.memory_attention(features.embedding[frames.image], places, bank.recall(model, frames))
+
+
+def segment_tracked(
+    model: SAM2,
+    features: ImageFeatures,
+    bank: MemoryBank,
+    frames: ObjectFrames,
+    prompts: Prompts | None = None,
+    origins: Prompts | None = None,
+) -> Segmentation:
+    """Finds objects in the light of their memories, and of new clicks on them if there are any.
+
+    Args:
+      model: the model.
+      features: of the images.
+      bank: the memories.
+      frames: where each object is looked for.
+      prompts: new clicks.
+      origins: the prompts of each object's first prompted frame, for the refiner to read where there are no new ones.
+    """
+    embedding = condition_on_memory(model, features, bank, frames)
+    if prompts is not None:
+        return _segment(model, embedding, features.take(frames.image), prompts, prompts)
+    prompts = _no_prompts(model.config, len(frames.image))
+    return _segment(model, embedding, features.take(frames.image), prompts, prompts if origins is None else origins)
+
+
+def segment_prompted(
+    model: SAM2, features: ImageFeatures, image: Int[Array | np.ndarray, " objects"], prompts: Prompts
+) -> Segmentation:
+    """Segments objects from clicks and boxes alone, as in photos: a frame on which tracking starts."""
+    features = features.take(image)
+    return _segment(model, model.image_embedding(features), features, prompts, prompts)
+
+
+def segment_mask_prompt(
+    model: SAM2,
+    features: ImageFeatures,
+    image: Int[Array | np.ndarray, " objects"],
+    masks: Float[Array | np.ndarray, "objects s s"],
+) -> Segmentation:
+    """Takes given masks (0 or 1, at the model's input size) as the result; the decoder gives only the pointers."""
+    features, masks = features.take(image), jnp.asarray(masks)
+    with model.precision():
+        low_res = resize_antialiased((masks * MASK_SCALE + MASK_BIAS)[..., None], (model.config.mask_size,) * 2)
+        mask_prompt = model.mask_downsample(masks[..., None])[..., 0].astype(jnp.float32)
+        prompts = _no_prompts(model.config, len(masks))
+        prompts = dataclasses.replace(prompts, mask=mask_prompt, has_mask=jnp.ones(len(masks), bool))
+        # The mask is the truth, so nothing is ambiguous: the pointer is the single mask's.
+        output = model.decode(features.embedding, features, prompts)
+        pointers = _object_pointers(model, output.mask_tokens[:, 0], output.object_score_logits[:, 0])
+        scores = jnp.any(masks > 0, axis=(1, 2)) * MASK_SCALE + MASK_BIAS
+        refined = None if model.refiner is None else masks * MASK_SCALE + MASK_BIAS
+        return Segmentation(low_res[..., 0], _mark_absent(model, pointers, scores), scores, refined)
+
+
+def input_size_masks(model: SAM2, segmentation: Segmentation) -> Float[Array, "objects s s"]:
+    """Mask logits at the model's input size, which the memory encoder reads: refined ones, or upsampled ones."""
+    if segmentation.refined is not None:
+        return jnp.asarray(segmentation.refined)
+    return upsample_masks(model, segmentation.masks)
+
+
+def upsample_masks(model: SAM2, masks: Float[Array | np.ndarray, "objects m m"]) -> Float[Array, "objects s s"]:
+    """Mask logits at the model's input size."""
+    with model.precision():
+        return resize_bilinear(masks[..., None], (model.config.image_size,) * 2)[..., 0]
+
+
+def encode_memory(
+    model: SAM2,
+    features: ImageFeatures,
+    image: Int[Array | np.ndarray, " objects"],
+    masks: Float[Array | np.ndarray, "objects s s"],
+    object_score_logits: Float[Array | np.ndarray, " objects"],
+    *,
+    prompted: bool,
+) -> Float[Array, "objects h h cm"]:
+    """Memory features of objects with these masks.
+
+    Args:
+      model: the model.
+      features: of the images.
+      image: which image each object is in.
+      masks: logits at the model's input size (`input_size_masks`).
+      object_score_logits: positive where the object is in the image.
+      prompted: whether a user made the masks, in which case they are taken as what they show: 0 and 1.
+    """
+    with model.precision():
+        values = jnp.where(masks > 0, 1.0, 0.0) if prompted else jax.nn.sigmoid(masks)
+        values = (values * MASK_SCALE + MASK_BIAS)[..., None].astype(model.dtype)
+        memory = model.memory_encoder(features.embedding[image], values)
+        if model.config.no_obj_embed_spatial:
+            absent = (object_score_logits <= 0)[:, None, None, None]
+            memory = memory + absent * model.no_obj_embed_spatial[...][0].astype(memory.dtype)
+        return memory
+
+
+def advance(
+    model: SAM2,
+    bank: MemoryBank,
+    features: ImageFeatures,
+    frames: ObjectFrames,
+    active: Bool[Array | np.ndarray, " objects"],
+    origins: Prompts | None = None,
+) -> tuple[MemoryBank, TrackedFrame]:
+    """Tracks every object into one more frame.
+
+    Args:
+      model: the model.
+      bank: the memories before.
+      features: of the batch's images (`encode_frames`), each computed once, whatever the number of objects in it.
+      frames: where each object is looked for.
+      active: False for rows that pad the batch and for objects that have a prompt in this frame: the bank does not
+        change for them, and their results mean nothing.
+      origins: the prompts of each object's first prompted frame, which only refiners read.
+
+    Returns:
+      The memories after, and the frame's results.
+    """
+    segmentation = segment_tracked(model, features, bank, frames, origins=origins)
+    masks = input_size_masks(model, segmentation)
+    memory = encode_memory(
+        model, features, frames.image, masks, segmentation.object_score_logits, prompted=False
+    ).astype(bank.recent.values.dtype)
+    bank = bank.remember(frames.frame, memory, segmentation.pointers, active)
+    return bank, TrackedFrame(segmentation, memory)
+
+
+@functools.partial(jax.jit, donate_argnames="bank")
+def track_frame(
+    model: SAM2,
+    bank: MemoryBank,
+    features: ImageFeatures,
+    frames: ObjectFrames,
+    active: Bool[Array | np.ndarray, " objects"],
+    origins: Prompts | None = None,
+) -> tuple[MemoryBank, TrackedFrame]:
+    """`advance`, compiled: the driver for clips that arrive frame by frame. The old bank's buffers are reused."""
+    return advance(model, bank, features, frames, active, origins)
+
+
+@functools.partial(jax.jit, donate_argnames="bank", static_argnames="with_memory")
+def track_clip(
+    model: SAM2,
+    bank: MemoryBank,
+    clips: UInt8[Array | np.ndarray, "frames clips s s 3"],
+    start: ObjectFrames,
+    active: Bool[Array | np.ndarray, "frames objects"],
+    origins: Prompts | None = None,
+    *,
+    with_memory: bool = False,
+) -> tuple[MemoryBank, TrackedFrame]:
+    """Tracks through whole stored clips of one length, encoder included, as one compiled scan.
+
+    Args:
+      model: the model.
+      bank: the memories before the first frame; its buffers are reused.
+      clips: frames in the order of tracking, several clips side by side.
+      start: where each object is looked for first.
+      active: see `advance`; one row a frame.
+      origins: see `advance`.
+      with_memory: also return every frame's memory features, which are large.
+
+    Returns:
+      The memories after the last frame, from which a further call can go on, and the results with an axis of frames
+      in front.
+    """
+
+    def step(carry, frame):
+        bank, where = carry
+        images, active = frame
+        bank, tracked = advance(model, bank, encode_frames(model, images), where, active, origins)
+        if not with_memory:
+            tracked = dataclasses.replace(tracked, memory=None)
+        return (bank, where.next()), tracked
+
+    bank, start = jax.tree.map(jnp.asarray, (bank, start))
+    (bank, _), tracked = jax.lax.scan(step, (bank, start), (clips, active))
+    return bank, tracked
+
+
+def _no_prompts(config: SAM2Config, objects: int) -> Prompts:
+    """Prompts that say nothing: officially a point that is none, and the padding point."""
+    return Prompts(
+        points=jnp.zeros((objects, 2, 2)),
+        labels=jnp.full((objects, 2), NOT_A_POINT, jnp.int32),
+        mask=jnp.zeros((objects, config.mask_size, config.mask_size)),
+        has_mask=jnp.zeros(objects, bool),
+    )
+
+
+def _segment(
+    model: SAM2,
+    embedding: Float[Array, "objects h h c"],
+    features: ImageFeatures,
+    prompts: Prompts,
+    refiner_prompts: Prompts,
+) -> Segmentation:
+    output = model.decode(model.augment(embedding, features), features, prompts)
+    with model.precision():
+        coarse, tokens = _choose_mask(output, prompts, model.config)
+        scores = output.object_score_logits[:, 0]
+        is_there = (scores > 0)[:, None, None]
+        refined = None
+        if model.refiner is not None:
+            refined = model.refine(features, output, coarse, refiner_prompts).masks
+            refined = jnp.where(is_there, refined, NO_OBJECT_SCORE)
+        masks = jnp.where(is_there, coarse, NO_OBJECT_SCORE)
+        return Segmentation(masks, _object_pointers(model, tokens, scores), scores, refined)
+
+
+def _choose_mask(
+    output: DecoderOutput, prompts: Prompts, config: SAM2Config
+) -> tuple[Float[Array, "objects m m"], Float[Array, "objects c"]]:
+    """Each object's mask and the token it came from.
+
+    At most one point, or none, is ambiguous: the best of three masks. More of them, or a box, ask for the single mask;
+    where that is unstable another mask stands in for it, but its token does not. Points that users pad with count, as
+    officially; the padding point that ends every set does not.
+    """
+    ambiguous = jnp.sum(prompts.labels != ABSENT, axis=1) <= 2
+    best = 1 + jnp.argmax(output.iou[:, 1:], axis=1)
+    rows = jnp.arange(len(best))
+    single, _ = select_single_mask(output, config)
+    masks = jnp.where(ambiguous[:, None, None], output.masks[rows, best], single[:, 0])
+    return masks, jnp.where(ambiguous[:, None], output.mask_tokens[rows, best], output.mask_tokens[:, 0])
+
+
+def _object_pointers(
+    model: SAM2, tokens: Float[Array, "objects c"], scores: Float[Array, " objects"]
+) -> Float[Array, "objects c"]:
+    return _mark_absent(model, model.obj_ptr_proj(tokens).astype(jnp.float32), scores)
+
+
+def _mark_absent(
+    model: SAM2, pointers: Float[Array, "objects c"], scores: Float[Array, " objects"]
+) -> Float[Array, "objects c"]:
+    """Replaces the pointers of objects that are not in the image."""
+    return jnp.where((scores > 0)[:, None], pointers, model.no_obj_ptr[...])

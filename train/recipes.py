@@ -1,0 +1,129 @@
+"""Recipes of training runs; each says only what is special about it."""
+
+import dataclasses
+
+from ..refiners import SAM2RefinerConfig
+from .config import DataConfig, LossConfig, ModelConfig, OptimizerConfig, PromptConfig, TrainConfig
+
+__all__ = ["NANO_REFINER", "RECIPES", "Recipe", "register_recipe"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A run and what it is for, in one line."""
+
+    config: TrainConfig
+    purpose: str
+
+
+RECIPES: dict[str, Recipe] = {}
+
+
+def register_recipe(name: str, purpose: str, config: TrainConfig) -> TrainConfig:
+    """Makes a run known as `sam2refiner train NAME`.
+
+    Raises:
+      ValueError: if the name is taken.
+    """
+    if name in RECIPES:
+        raise ValueError(f"a recipe named {name!r} exists already")
+    RECIPES[name] = Recipe(config, purpose)
+    return config
+
+
+HQSEG44K = register_recipe(
+    "hqseg44k",
+    "the paper's recipe: the refiner of SAM 2.1 L on HQSeg-44K",
+    TrainConfig(
+        model=ModelConfig("sam2.1_hiera_l", checkpoint="facebook/sam2.1-hiera-large"),
+        data=DataConfig(sources=("hqseg44k:data/hqseg44k",), images=44_320, workers=8),
+        optimizer=OptimizerConfig(learning_rate=1e-3),
+        epochs=20.0,
+        batch_size=32,
+    ),
+)
+
+register_recipe(
+    "folder",
+    "the same for your own folder of images and masks, with SAM 2.1 T: give --data.sources folder:DIR",
+    dataclasses.replace(
+        HQSEG44K,
+        model=ModelConfig("sam2.1_hiera_t", checkpoint="facebook/sam2.1-hiera-tiny"),
+        data=DataConfig(workers=2),
+        batch_size=4,
+    ),
+)
+
+# Everything learns: SAM 2's own outputs and the refiner's.
+BASE_LOSS = LossConfig(final=0.0, auxiliary=0.0, coarse=1.0, iou=1.0, object_score=0.1)
+
+# Eight images with four objects each: the encoder, most of a step's time, runs once for the four.
+NANO_BASE = register_recipe(
+    "nano_base",
+    "a small SAM 2 from scratch, at a third of its input size, on procedural images and what real ones are given",
+    TrainConfig(
+        model=ModelConfig("sam2_nano", refiner=None, image_size=128, dtype="float32"),
+        data=DataConfig(sources=("procedural:?size=160",), jitter=(0.8, 1.6), objects=4, workers=1),
+        prompts=PromptConfig(box=3.0, points=1.5, mask=0.0, box_and_points=1.0, max_points=4, corrections=1),
+        loss=BASE_LOSS,
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=500, weight_decay=0.05, ema=0.999),
+        trainable=("encoder", "decoder", "prompt_encoder"),
+        batch_size=8,
+        epochs=None,
+        steps=7000,
+    ),
+)
+
+NANO_GROWN = register_recipe(
+    "nano_grown",
+    "the small SAM 2 at two thirds of its input size, or with --model.image-size 384 at all: give --model.checkpoint",
+    dataclasses.replace(
+        NANO_BASE,
+        model=ModelConfig("sam2_nano", refiner=None, image_size=256, dtype="float32"),
+        data=dataclasses.replace(NANO_BASE.data, sources=("procedural:?size=320",), squeeze=0.7, colour=0.25),
+        prompts=dataclasses.replace(NANO_BASE.prompts, divided=0.3),
+        optimizer=dataclasses.replace(NANO_BASE.optimizer, learning_rate=6e-4, warmup_steps=100, ema=0.998),
+        steps=3000,
+    ),
+)
+
+# The paper's refiner with narrower layers.
+NANO_REFINER = SAM2RefinerConfig(
+    augment_mlp_dim=256, retarget_mlp_dim=512, block_dims=(96, 64, 32), upscale_dims=(24, 16), residual_mask=True
+)
+
+register_recipe(
+    "nano_refiner",
+    "the refiner of the small SAM 2, whose base is frozen: give --model.checkpoint",
+    dataclasses.replace(
+        NANO_GROWN,
+        model=ModelConfig("sam2_nano", refiner=NANO_REFINER, dtype="float32"),
+        data=dataclasses.replace(NANO_GROWN.data, objects=2),
+        prompts=PromptConfig(box=3.0, points=1.5, mask=0.5, box_and_points=1.0, divided=0.3),
+        loss=LossConfig(),
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=50, ema=0.99),
+        trainable=("refiner",),
+        steps=1000,
+    ),
+)
+
+register_recipe(
+    "smoke",
+    "a few steps of everything, within a minute or two on a laptop",
+    dataclasses.replace(
+        NANO_BASE,
+        model=ModelConfig("sam2_nano", refiner=NANO_REFINER, image_size=64, dtype="float32"),
+        data=DataConfig(sources=("procedural:?size=96",)),
+        eval_data=("procedural:?size=96&seed=1",),
+        prompts=PromptConfig(),
+        loss=dataclasses.replace(BASE_LOSS, final=1.0, auxiliary=0.3),
+        trainable=("encoder", "decoder", "prompt_encoder", "refiner"),
+        batch_size=8,
+        steps=20,
+        log_every=5,
+        eval_every=10,
+        panel_every=10,
+        eval_images=8,
+        checkpoint_every=10,
+    ),
+)
