@@ -25,6 +25,7 @@ import pytest
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent / "reference"))
+from pairs import hqseg44k, pair_folder, write_pair  # noqa: F401
 
 # Tracing makes millions of objects that stay: looking for garbage among them takes a fifth of its time.
 gc.set_threshold(200_000, 20, 20)

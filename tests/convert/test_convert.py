@@ -90,7 +90,7 @@ def test_converting_the_largest_model_peaks_below_one_and_three_quarters_of_its_
     torch.save({"model": random_tensors(official_shapes("sam2.1_hiera_l"))}, path)
     # The kernel's own account of the process, which starts anew at exec; getrusage's would include pytest's size.
     program = (
-        "from sam2refiner_jax.cli import main; main(); import re; "
+        "from sam2refiner_jax.commands.cli import main; main(); import re; "
         "print('peak', int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]) * 1024)"
     )
     result = subprocess.run(
@@ -252,7 +252,7 @@ def test_command_line_reports_in_one_line_with_status_2(tiny, tmp_path, capsys):
 
 def test_command_line_round_trip(tiny, tmp_path):
     """In a process of its own, as a user runs it."""
-    program = "import sys; from sam2refiner_jax.cli import main; main(sys.argv[1:4]); main(sys.argv[4:])"
+    program = "import sys; from sam2refiner_jax.commands.cli import main; main(sys.argv[1:4]); main(sys.argv[4:])"
     arguments = ("convert", tiny, tmp_path / "jax", "export", tmp_path / "jax", tmp_path / "out.pt")
     result = subprocess.run(
         [sys.executable, "-c", program, *map(str, arguments)], capture_output=True, text=True, check=True

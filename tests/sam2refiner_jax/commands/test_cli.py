@@ -107,7 +107,7 @@ def test_commands_do_not_start_tpus_that_are_not_there():
     pytest.importorskip("libtpu")
     done = run_alone(
         "import logging; logging.basicConfig(level=logging.DEBUG)\n"
-        "from sam2refiner_jax import cli; cli._pass_over_absent_tpus()\n"
+        "from sam2refiner_jax.commands import cli; cli._pass_over_absent_tpus()\n"
         "import jax; print(jax.devices()[0].platform)"
     )
     assert done.stdout.split() in (["gpu"], ["cpu"])
@@ -124,7 +124,7 @@ def test_platforms_that_the_user_names_stay(monkeypatch):
 def test_the_cache_of_programs_does_not_grow_beyond_its_size(tmp_path):
     program = (
         "import sys, jax, jax.numpy as jnp\n"
-        "from sam2refiner_jax import cli\n"
+        "from sam2refiner_jax.commands import cli\n"
         "cli.CACHE_BYTES = 20_000\n"
         "cli._use_compilation_cache()\n"
         "jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)\n"

@@ -1,4 +1,4 @@
-"""Small trees of images and masks, laid out as the data sets are."""
+"""Fixtures of small trees of images and masks, laid out as the data sets are."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,8 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-
-from sam2refiner_jax.data.hqseg44k import TRAINING_SETS, VALIDATION_SETS
 
 WritePair = Callable[..., tuple[Path, Path]]
 
@@ -52,6 +50,8 @@ def pair_folder(tmp_path: Path, write_pair: WritePair) -> Path:
 @pytest.fixture(scope="session")
 def hqseg44k(tmp_path_factory: pytest.TempPathFactory, write_pair: WritePair) -> Path:
     """HQSeg-44K's training sets of three pairs each, and its validation set `dis`."""
+    from sam2refiner_jax.data.hqseg44k import TRAINING_SETS, VALIDATION_SETS  # once annotations are checked
+
     root = tmp_path_factory.mktemp("sam-hq")
     for number, part in enumerate([*TRAINING_SETS.values(), VALIDATION_SETS["dis"]]):
         for index in range(3):
