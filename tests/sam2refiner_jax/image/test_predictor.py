@@ -423,7 +423,11 @@ def test_bad_prompts_are_refused(small_predictor, prompts, message):
         (np.full((5, 5, 3), -1, np.int8), ValueError, r"image of int8 must have values in \[0, 255\], got -1 to -1"),
         (np.zeros((5, 5, 3), bool), ValueError, "image must be of integers or floating-point numbers, got bool"),
         (np.zeros((5, 5, 3), complex), ValueError, "integers or floating-point numbers, got complex128"),
-        (Image.fromarray(np.full((5, 5), 70000, np.int32)), ValueError, r"values in \[0, 255\], got 70000"),
+        (
+            Image.fromarray(np.full((5, 5), 70000, np.int32)),
+            ValueError,
+            r"\[0, 255\] or \[0, 65535\].*; got 70000 to 70000",
+        ),
         (torch.zeros(3, 5, 5), TypeError, "image"),
         (np.full((5, 5, 3), 255.0), ValueError, r"values in \[0, 1\], got 255.0"),
         (np.full((5, 5, 3), np.nan), ValueError, r"values in \[0, 1\], got nan"),
