@@ -16,6 +16,8 @@ if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 12
     QUICK.append("--xla_cpu_use_fusion_emitters=false")
 if not os.environ.get("SAM2REFINER_OPTIMISED"):
     os.environ["XLA_FLAGS"] = " ".join([*QUICK, os.environ.get("XLA_FLAGS", "")])
+if "PYTEST_XDIST_WORKER" in os.environ:  # PyTorch's threads wait for each other by spinning, and others need the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # libtpu is installed for its compiler alone
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / "xla"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")

@@ -37,9 +37,7 @@ def assert_equal(official, ours, photo):
     official.set_image(photo)
     ours.set_image(photo)
     reference = (*official._features["high_res_feats"], official._features["image_embed"])
-    for level, expected in zip(
-        (*ours._photos.features.high_res, ours._photos.features.embedding), reference, strict=True
-    ):
+    for level, expected in zip((*ours._photos.features.high_res, ours._photos.embedding), reference, strict=True):
         assert relative_error(nchw(level), expected) <= 1e-5
 
     prompts = {"point_coords": [[500, 375]], "point_labels": [1], "box": [100, 200, 1500, 900], "return_logits": True}
