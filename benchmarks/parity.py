@@ -22,9 +22,9 @@ def measure(name: str, photo: np.ndarray) -> list[float]:
     predictors = SAM2ImagePredictor(ours), official_image_predictor(official)
     for predictor in predictors:
         predictor.set_image(photo)
-    ours_features, official_features = predictors[0]._photos.features, predictors[1]._features
+    photos, official_features = predictors[0]._photos, predictors[1]._features
     levels = zip(
-        (*ours_features.high_res, ours_features.embedding),
+        (*photos.features.high_res, photos.embedding),
         (*official_features["high_res_feats"], official_features["image_embed"]),
         strict=True,
     )
