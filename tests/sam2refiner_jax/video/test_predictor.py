@@ -204,7 +204,7 @@ def assert_equal(both):
 
 @pytest.mark.parametrize(
     "scenario",
-    [pytest.param(s, marks=pytest.mark.optimised) if s is correction else s for s in SCENARIOS],
+    [pytest.param(s, marks=pytest.mark.optimised) if s is click else s for s in SCENARIOS],
     ids=lambda s: s.__name__,
 )
 def test_scenario_equals_official(scenario, clip):
