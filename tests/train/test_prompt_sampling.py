@@ -61,7 +61,8 @@ def test_boxes_are_the_masks_extents(masks):
     prompts = sample(masks, **only("box"), box_noise=0.0)
     for mask, points, labels in zip(masks, prompts.points, prompts.labels, strict=True):
         y, x = np.nonzero(mask >= min(0.5, mask.max()))
-        np.testing.assert_array_equal(points[:2], [[x.min(), y.min()], [x.max() + 1, y.max() + 1]])
+        last = max(x.max(), x.min() + 1), max(y.max(), y.min() + 1)
+        np.testing.assert_array_equal(points[:2], [[x.min(), y.min()], last])
         assert labels[:2].tolist() == [BOX_START, BOX_END]
         assert (labels[2:-1] == ABSENT).all()
         assert labels[-1] == NOT_A_POINT
