@@ -24,7 +24,7 @@ from sam2refiner_jax import load_model, save_model
 from sam2refiner_jax.commands.cli import main
 from sam2refiner_jax.convert import export_checkpoint
 
-COUNT = int(os.environ.get("SAM2REFINER_SOAK", "22"))
+COUNT = int(os.environ.get("SAM2REFINER_SOAK", "11"))
 SEED = int(os.environ.get("SAM2REFINER_SOAK_SEED", "0"))
 HEIGHT, WIDTH = 48, 64
 WORDS = [None, True, -1, 0, 0.5, 1e308, 2**70, "", "x" * 300, "../..", [], [[]], {}, [None], float("nan")]
