@@ -100,8 +100,8 @@ def check_outputs(outputs: Iterable[tuple[Path, str]], inputs: Iterable[Path] = 
             continue
         if path.exists() and (stat := path.stat()) and (stat.st_dev, stat.st_ino) in read:
             raise ValueError(f"{path} is read here and must not be replaced by results; choose another output folder")
-        if made_of(path) != source:
-            what = f"holds results of {made_of(path)}" if made_of(path) else "is no result of this program"
+        if (found := made_of(path)) != source:
+            what = f"holds results of {found}" if found else "is no result of this program"
             raise ValueError(f"{path} {what} and will not be replaced; choose another output folder, or remove it")
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 from tyro.conf import Positional
 
+from .clips import IMAGES, RESOLUTION
 from .hqseg44k import TRAINING_SETS, VALIDATION_SETS
 from .masks import OBJECT, EmptyMaskError
 from .regions import MAP_FOLDERS
@@ -75,8 +76,8 @@ def recognise(data: str) -> list[str]:
         return [f"hqseg44k:{data}"] * bool(release) + [f"hqsam-val:{data}?set={name}" for name in validation]
     if (folder / "images").is_dir() and any((folder / name).is_dir() for name in MAP_FOLDERS):
         return [f"regions:{data}"]
-    if (folder / "JPEGImages").is_dir():
-        found = [name for name in ("480p", "Full-Resolution") if (folder / "JPEGImages" / name).is_dir()]
+    if (folder / IMAGES).is_dir():
+        found = [name for name in (RESOLUTION, "Full-Resolution") if (folder / IMAGES / name).is_dir()]
         return [f"davis:{data}?resolution={name}" for name in found or [""]]
     for description in (*folder.glob("dataset_info.json"), *folder.glob("*/*/dataset_info.json")):
         splits = json.loads(description.read_text())["splits"]

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .clips import ANNOTATED, ANNOTATIONS, IMAGES, RESOLUTION
 from .files import files_in, folders_in, read_bytes
 from .folders import require_folder
 from .masks import VOID, read_numbers
@@ -54,12 +55,12 @@ class ClipSource:
         clips: tuple[str, ...] = (),
         exclude: tuple[str, ...] = (),
         every: int = 1,
-        resolution: str = "480p",
+        resolution: str = RESOLUTION,
     ):
         if every < 1:
             raise ValueError(f"every must be at least 1, got {every}")
         folder = require_folder(location)
-        images, annotations = folder / "JPEGImages" / resolution, folder / "Annotations" / resolution
+        images, annotations = folder / IMAGES / resolution, folder / ANNOTATIONS / resolution
         for expected in (images, annotations):
             if not expected.is_dir():
                 raise ValueError(f"{folder} must be laid out as DAVIS; there is no {expected}")
@@ -104,7 +105,7 @@ class ClipSource:
 def _frames_of(images: Path, annotations: Path, every: int, problems: list[str]) -> list[tuple[Path, Path]]:
     """Every so many-th frame of a clip with its mask; adds to the problems what is without the other."""
     frames = files_in(images, (".jpg", ".jpeg"))
-    masks = {path.stem: path for path in (files_in(annotations, (".png",)) if annotations.is_dir() else ())}
+    masks = {path.stem: path for path in (files_in(annotations, ANNOTATED) if annotations.is_dir() else ())}
     missing = [path for path in frames if path.stem not in masks]
     problems.extend(f"{path} has no mask: expected {annotations / path.stem}.png" for path in missing)
     stems = {path.stem for path in frames}

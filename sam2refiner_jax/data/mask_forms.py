@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import Bool, Integer, Num, UInt8
 from PIL import Image
 
+from ..image.preprocess import SIXTEEN_BITS
+
 __all__ = [
     "OBJECT",
     "VOID",
@@ -25,7 +27,6 @@ __all__ = [
 OBJECT = 128
 # White, and the number of pixels that are no object's where there are others.
 VOID = 255
-SIXTEEN_BITS = 257
 # Of colours that differ by no more, one may be the other after lossy compression.
 SAME_SHADE = 16
 

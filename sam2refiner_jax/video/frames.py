@@ -208,7 +208,7 @@ def frame_paths(folder: Path) -> list[Path]:
     pictures = files_in(folder)
     jpegs = [path for path in pictures if path.suffix.lower() in (".jpg", ".jpeg")]
     numbered: dict[int, Path] = {}
-    for path in sorted(jpegs or pictures):
+    for path in jpegs or pictures:
         if not path.stem.isdecimal():
             raise ValueError(f"frames must be named by their number, such as 00000.jpg; got {path}")
         other = numbered.setdefault(int(path.stem), path)
