@@ -21,7 +21,8 @@ from tyro.conf import Positional
 from sam2refiner_jax.data.pictures import decode_photo
 from sam2refiner_jax.data.sources import Source, open_source
 from sam2refiner_jax.image.preprocess import read_photo
-from sam2refiner_jax.train.data.augment import AugmentConfig, augment, squeeze
+from sam2refiner_jax.train.config import DataConfig
+from sam2refiner_jax.train.data.augment import augment, squeeze
 from sam2refiner_jax.train.data.pipeline import make_batches
 
 WARM_UP = 2
@@ -48,7 +49,10 @@ def main(data: Positional[Path], image_size: int = 1024, batch_size: int = 8, ba
         }
         for name, spec in places.items():
             source = open_source(spec)
-            rates = [rate(source, config, image_size, batch_size, batches) for config in (None, AugmentConfig())]
+            rates = [
+                rate(source, config, image_size, batch_size, batches)
+                for config in (DataConfig(flip=False, jitter=None), DataConfig())
+            ]
             cells = [f"{value:.1f}" for value in parts(source, image_size)] + [f"{value:.0f}" for value in rates]
             print(f"| {name} | {' | '.join(cells)} |", flush=True)
     print("\n| photo | milliseconds to decode, as the pipeline does | with `read_photo` |\n|---|---|---|")
@@ -68,7 +72,7 @@ def parts(source: Source, size: int) -> list[float]:
     return [
         milliseconds(source.__getitem__, indices),
         milliseconds(lambda sample: squeeze(sample, size), samples),
-        milliseconds(lambda sample: augment(sample, size, AugmentConfig(), rng), samples * 5),
+        milliseconds(lambda sample: augment(sample, size, DataConfig(), rng), samples * 5),
     ]
 
 
@@ -81,9 +85,9 @@ def milliseconds(call: Callable, arguments: Iterable) -> float:
     return 1e3 * (time.process_time() - start) / len(arguments)
 
 
-def rate(source: Source, config: AugmentConfig | None, size: int, batch_size: int, batches: int) -> float:
+def rate(source: Source, config: DataConfig, size: int, batch_size: int, batches: int) -> float:
     """Images a second of processor time."""
-    stream = make_batches([(source, 1.0)], image_size=size, batch_size=batch_size, seed=0, augment=config)
+    stream = make_batches([(source, 1.0)], config, image_size=size, batch_size=batch_size, seed=0)
     for _ in range(WARM_UP):
         next(stream)
     start = time.process_time()

@@ -326,19 +326,20 @@ def save_weights(directory: str | os.PathLike[str], config: SAM2Config, weights:
 
 
 def _write_weights(directory: Path, document: dict[str, Any], weights: Mapping[str, Any]) -> None:
-    import orbax.checkpoint as ocp
+    from orbax.checkpoint import v1 as ocp
 
     (directory / CONFIG_FILE).write_text(json.dumps({"format": FORMAT_VERSION, **document}, indent=2) + "\n")
+    context = ocp.Context()
+    context.array.saving.use_compression = False
     # The process that writes does so by itself, whatever other processes there are.
     here = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(
-        primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"process{here}"
-    )
-    handler = ocp.PyTreeCheckpointHandler(use_compression=False, multiprocessing_options=alone)
+    context.multiprocessing.primary_host = here
+    context.multiprocessing.active_processes = {here}
+    context.multiprocessing.barrier_sync_key_prefix = f"process{here}"
     # Orbax copies NumPy arrays before it writes them, but not JAX arrays; of those it wants every process's part.
     as_array = jnp.asarray if jax.process_count() == 1 else np.asarray
-    with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
-        checkpointer.save(directory / WEIGHTS_FOLDER, {path: as_array(w) for path, w in weights.items()})
+    with context:
+        ocp.save(directory / WEIGHTS_FOLDER, {path: as_array(w) for path, w in weights.items()})
 
 
 def load_weights(directory: str | os.PathLike[str]) -> tuple[SAM2Config, Weights]:
@@ -370,16 +371,13 @@ def _read_document(directory: Path, what: str) -> dict[str, Any]:
 
 def _restore(directory: Path) -> Weights:
     """The weights in a checkpoint directory."""
-    import orbax.checkpoint as ocp
+    from orbax.checkpoint import v1 as ocp
 
     folder = directory.absolute() / WEIGHTS_FOLDER
     try:
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            names = list(checkpointer.metadata(folder).item_metadata.tree)
-            # On the host: JAX arrays that Orbax makes are bound to a device, and what is computed with them compiles
-            # again when arrays that are not come in.
-            args = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
-            weights = checkpointer.restore(folder, restore_args=args)
+        # On the host: JAX arrays that Orbax makes are bound to a device, and what is computed with them compiles again
+        # when arrays that are not come in.
+        weights = ocp.load(folder, dict.fromkeys(ocp.metadata(folder).metadata, np.ndarray))
     except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged directory.
         reason = str(error).strip().splitlines()
         raise CheckpointError(f"cannot read the weights in {directory}: {reason[0] if reason else error!r}") from error

@@ -9,6 +9,7 @@ from ..refiners import SAM2RefinerConfig
 from ..refiners.base import REFINERS, read_refiner_config
 
 __all__ = [
+    "AugmentConfig",
     "DataConfig",
     "LossConfig",
     "ModelConfig",
@@ -40,35 +41,67 @@ class ModelConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig:
-    """Images with masks.
+class AugmentConfig:
+    """What happens to images at random.
 
     Attributes:
-      sources: where they are, such as "hqseg44k:DIR"; see `sam2refiner_jax.data`. "@0.5" at the end weighs a
-        source against the others, each of which has weight 1; unweighted, every image has the same chance.
-      images: how many images there are, to turn epochs into steps before the data is at hand.
-      flip: mirror half of the images.
-      jitter: range of the random scale, relative to the model's input (large-scale jitter); None squeezes every image
-        whole into the input.
-      squeeze: share of images of which a random part is squeezed into the input instead, its proportions ignored.
-      rotate: most degrees that an image is turned by, either way.
-      colour: how far brightness, contrast, saturation and channels change at random, as a share of what they are.
-      paste: share of the images onto which an object of another is pasted.
-      objects: masks of each image that are learned at once, each from prompts of its own, for one pass of the encoder.
-        Sources that know of only one object in an image repeat it.
-      workers: processes that read and augment images; 0 does it in threads of the training process.
+      flip: mirror half of them.
+      jitter: range of the scale of large-scale jitter: the image's longer side becomes this many times the input's
+        side; what is larger than the input is cropped, what is smaller is padded. None squeezes images whole into the
+        input, as the predictor does.
+      squeeze: share of images of which a random part, from half of each side to all of it, is squeezed into the input
+        instead: objects as the predictor sees those of wide and tall images.
+      rotate: most degrees that an image is turned by, either way; what comes in at its edges is mirrored.
+      colour: how far brightness, contrast, saturation and each channel may change, as a share of what they are; 0
+        leaves colours alone.
     """
 
-    sources: tuple[str, ...] = ()
-    images: int | None = None
     flip: bool = True
     jitter: tuple[float, float] | None = (0.1, 2.0)
     squeeze: float = 0.0
     rotate: float = 0.0
     colour: float = 0.0
+
+    def __post_init__(self):
+        if not 0 <= self.rotate <= 180:
+            raise ValueError(f"rotate must be from 0 to 180 degrees, got {self.rotate}")
+        if not 0 <= self.squeeze <= 1:
+            raise ValueError(f"squeeze must be from 0 to 1, got {self.squeeze}")
+        if not 0 <= self.colour < 1:
+            raise ValueError(f"colour must be at least 0 and less than 1, got {self.colour}")
+        if self.jitter is not None and not 0 < self.jitter[0] <= self.jitter[1]:
+            raise ValueError(f"jitter must be a range of positive scales, got {self.jitter}")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig(AugmentConfig):
+    """Images with masks, and what happens to them at random: the fields of `AugmentConfig` too.
+
+    Attributes:
+      sources: where they are, such as "hqseg44k:DIR"; see `sam2refiner_jax.data`. "@0.5" at the end weighs a
+        source against the others, each of which has weight 1; unweighted, every image has the same chance.
+      images: how many images there are, to turn epochs into steps before the data is at hand.
+      paste: share of the images onto which an object of another is pasted before they are augmented.
+      objects: masks of each image that are learned at once, each from prompts of its own, for one pass of the encoder.
+        Sources that know of fewer objects in an image repeat them.
+      workers: processes that read and augment images; 0 does it in threads of the training process.
+    """
+
+    _: dataclasses.KW_ONLY
+    sources: tuple[str, ...] = ()
+    images: int | None = None
     paste: float = 0.0
     objects: int = 1
     workers: int = 0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.objects < 1:
+            raise ValueError(f"objects must be at least 1, got {self.objects}")
+        if self.workers < 0:
+            raise ValueError(f"workers must not be negative, got {self.workers}")
+        if not 0 <= self.paste <= 1:
+            raise ValueError(f"paste must be from 0 to 1, got {self.paste}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,10 +1,11 @@
 """Several processes that train together."""
 
+import asyncio
 import os
 import socket
 
 import jax
-import orbax.checkpoint as ocp
+from orbax.checkpoint import v1 as ocp
 
 __all__ = ["join", "wait_for_others"]
 
@@ -50,4 +51,5 @@ def join() -> None:
 def wait_for_others(place: str) -> None:
     """Until every process has come to this place, whose name must be new; by messages, not by a collective."""
     if jax.process_count() > 1:
-        ocp.multihost.sync_global_processes(place, processes=set(range(jax.process_count())))
+        everybody = set(range(jax.process_count()))
+        asyncio.run(ocp.multihost.sync_global_processes(place, operation_id=place, processes=everybody))

@@ -15,7 +15,6 @@ from ..checkpoints import save_model, save_refiner
 from ..commands.outputs import check_unused
 from ..data.mixture import open_mixture
 from .config import TrainConfig, config_differences
-from .data.augment import AugmentConfig
 from .data.pipeline import make_batches
 from .distributed import wait_for_others
 from .logs import LOG_FILE, RunLog, draw_panel
@@ -201,20 +200,15 @@ def _training_batches(config: TrainConfig, image_size: int) -> tuple[Any, int]:
     """The endless iterator of this process's part of each batch, and the number of images."""
     if not config.data.sources:
         raise ValueError("data.sources must name at least one source of images, got none")
-    data = config.data
-    sources = open_mixture(data.sources)
-    augment = AugmentConfig(data.flip, data.jitter, data.squeeze, data.rotate, data.colour)
+    sources = open_mixture(config.data.sources)
     batches = make_batches(
         sources,
+        config.data,
         image_size=image_size,
         batch_size=config.batch_size,
         seed=config.seed,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
-        augment=augment,
-        objects=data.objects,
-        paste=data.paste,
-        workers=data.workers,
     )
     return batches, sum(len(source) for source, _ in sources)
 

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ..data.mixture import open_mixture
-from .config import TrainConfig
+from .config import DataConfig, TrainConfig
 from .data.pipeline import make_batches
 from .parts import Skeleton
 from .sharding import global_batch, replicated
@@ -31,13 +31,12 @@ class Evaluation:
         count = min(self.config.eval_images, sum(len(source) for source, _ in self.sources))
         batches = make_batches(
             self.sources,
+            DataConfig(flip=False, jitter=None),
             image_size=self.size,
             batch_size=self.config.batch_size,
             seed=0,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
-            augment=None,
-            workers=0,
         )
         with contextlib.closing(batches):
             for _ in range(-(-count // self.config.batch_size)):

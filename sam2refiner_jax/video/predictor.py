@@ -21,7 +21,7 @@ from ..nn.resize import antialiased_matrix
 from ..sam2 import SAM2
 from .frames import FrameStream, open_frames
 from .memory_bank import ObjectFrames
-from .state import InferenceState, ObjectHistory, ObjectOnFrame, assemble_bank
+from .state import FrameRecord, InferenceState, ObjectHistory, ObjectOnFrame, assemble_bank
 from .tracking import (
     NO_OBJECT_SCORE,
     Segmentation,
@@ -187,17 +187,17 @@ class SAM2VideoPredictor:
         state = inference_state
         state.check_frame(frame_idx)
         history = state.objects.get(obj_id, ObjectHistory())
-        old = None if clear_old_points else history.points.get(frame_idx)
+        record = history.on(frame_idx)
+        old = None if clear_old_points else record.points
         coords, kinds = self._read_points(state, points, labels, box, clear_old_points, normalize_coords)
         if old is not None:
             coords, kinds = np.concatenate([old[0], coords]), np.concatenate([old[1], kinds])
 
-        is_first = frame_idx not in history.directions
-        news = history.new_prompted if is_first or self.add_all_frames_to_correct_as_cond else history.new_tracked
-        previous = news.get(frame_idx) or history.on(frame_idx)
+        is_prompt = record.reverse is None or self.add_all_frames_to_correct_as_cond
+        previous = (record.new_prompted if is_prompt else record.new_tracked) or record.result
         prompts = self._pack(coords, kinds, previous)
         features = self._features(state, frame_idx)
-        if is_first:
+        if record.reverse is None:
             found = _segment_prompted(self.model, features, np.zeros(1, np.int32), prompts)
         else:
             if not history.prompted:
@@ -205,15 +205,13 @@ class SAM2VideoPredictor:
                     f"object {obj_id!r} has no prompts left from which frame {frame_idx} could be corrected; "
                     "call propagate_in_video after adding prompts to another frame, or reset_state"
                 )
-            reverse = history.directions[frame_idx]
-            bank = assemble_bank([history], frame_idx, reverse, self.model.config, self.memory_dtype)
-            where = self._object_frames(state, 1, frame_idx, reverse)
+            bank = assemble_bank([history], frame_idx, record.reverse, self.model.config, self.memory_dtype)
+            where = self._object_frames(state, 1, frame_idx, record.reverse)
             found = _segment_tracked(self.model, features, jax.device_put(bank), where, prompts)
-        news[frame_idx] = self._to_host(found, 1)[0]
-        history.points[frame_idx] = coords, kinds
-        history.masks.pop(frame_idx, None)
+        history.keep(frame_idx, record, self._to_host(found, 1)[0], is_prompt)
+        record.points, record.mask = (coords, kinds), None
         state.objects.setdefault(obj_id, history)
-        return frame_idx, state.obj_ids, self._masks_on(state, frame_idx, news is history.new_prompted)
+        return frame_idx, state.obj_ids, self._masks_on(state, frame_idx, is_prompt)
 
     def add_new_points(self, *args: Any, **kwargs: Any) -> tuple[int, list[Any], Masks]:
         """The former name of `add_new_points_or_box`."""
@@ -240,15 +238,14 @@ class SAM2VideoPredictor:
         state.check_frame(frame_idx)
         resized = _resize_mask(mask, self.model.config.image_size)
         history = state.objects.get(obj_id, ObjectHistory())
-        is_first = frame_idx not in history.directions
-        news = history.new_prompted if is_first or self.add_all_frames_to_correct_as_cond else history.new_tracked
+        record = history.on(frame_idx)
+        is_prompt = record.reverse is None or self.add_all_frames_to_correct_as_cond
         features = self._features(state, frame_idx)
         found = _segment_mask_prompt(self.model, features, np.zeros(1, np.int32), resized[None])
-        news[frame_idx] = self._to_host(found, 1)[0]
-        history.masks[frame_idx] = resized
-        history.points.pop(frame_idx, None)
+        history.keep(frame_idx, record, self._to_host(found, 1)[0], is_prompt)
+        record.points, record.mask = None, resized
         state.objects.setdefault(obj_id, history)
-        return frame_idx, state.obj_ids, self._masks_on(state, frame_idx, news is history.new_prompted)
+        return frame_idx, state.obj_ids, self._masks_on(state, frame_idx, is_prompt)
 
     def propagate_in_video(
         self,
@@ -283,7 +280,7 @@ class SAM2VideoPredictor:
         rows = bucket(len(objects))
         bank, origins = None, jax.device_put(self._origins(objects, rows, reverse))
         for frame_idx, image in state.frames.ahead(order):
-            active = np.array([frame_idx not in o.prompted for o in objects] + [False] * (rows - len(objects)))
+            active = np.array([o.on(frame_idx).prompted is None for o in objects] + [False] * (rows - len(objects)))
             if active.any():
                 if bank is None:
                     bank = jax.device_put(
@@ -297,12 +294,13 @@ class SAM2VideoPredictor:
                     if is_active:
                         history.record(frame_idx, result, state.history, state.reach)
             for history in objects:
-                history.directions[frame_idx] = reverse
-                if self.clear_non_cond_mem_around_input and frame_idx in history.prompted:
+                record = history.frames.setdefault(frame_idx, FrameRecord())
+                record.reverse = reverse
+                if self.clear_non_cond_mem_around_input and record.prompted:
                     history.forget_around(frame_idx, self.model.config.num_maskmem)
                     bank = None  # to be put together of what is left
             state.last_frame = frame_idx
-            yield frame_idx, ids, self._to_video_size(state, [o.on(frame_idx) for o in objects])
+            yield frame_idx, ids, self._to_video_size(state, [o.on(frame_idx).result for o in objects])
 
     def propagate_in_video_preflight(self, inference_state: InferenceState) -> None:
         """Makes memories of the prompts since the last propagation; `propagate_in_video` begins with it.
@@ -314,31 +312,23 @@ class SAM2VideoPredictor:
         if not state.objects:
             raise RuntimeError("No input points or masks are provided for any object; please add inputs first.")
         # Frame by frame, so that each is encoded once.
-        frames = {f for o in state.objects.values() for f in (*o.new_prompted, *o.new_tracked)}
-        for frame in sorted(frames):
+        for frame in sorted({frame for history in state.objects.values() for frame in history.new_frames()}):
             for history in state.objects.values():
-                for news, results in ((history.new_tracked, history.tracked), (history.new_prompted, history.prompted)):
-                    if frame not in news:
-                        continue
-                    result = news[frame]
-                    found = Segmentation(
-                        result.mask[None],
-                        result.pointer[None],
-                        np.full(1, result.object_score_logit, np.float32),
-                        None if result.refined is None else result.refined[None].astype(np.float32),
-                    )
-                    memory = _encode_prompted(self.model, self._features(state, frame), found)
-                    result.memory = np.array(memory[0].astype(self.memory_dtype))
-                    results[frame] = news.pop(frame)
-                    if self.clear_non_cond_mem_around_input:  # a correction's own memory too, as officially
-                        history.forget_around(frame, self.model.config.num_maskmem)
+                if frame not in history.new_frames():
+                    continue
+                record = history.on(frame)
+                for result in filter(None, (record.new_tracked, record.new_prompted)):
+                    result.memory = self._memory_of(result, self._features(state, frame))
+                history.accept(frame)
+                if self.clear_non_cond_mem_around_input:  # a correction's own memory too, as officially
+                    history.forget_around(frame, self.model.config.num_maskmem)
         for obj_id, history in state.objects.items():
             if not history.prompted:
                 raise RuntimeError(
                     f"No input points or masks are provided for object id {obj_id!r}; please add inputs first."
                 )
             for frame in history.prompted:
-                history.tracked.pop(frame, None)
+                history.frames[frame].tracked = None
 
     def clear_all_prompts_in_frame(
         self, inference_state: InferenceState, frame_idx: int, obj_id: Hashable, need_output: bool = True
@@ -356,11 +346,10 @@ class SAM2VideoPredictor:
             raise ValueError(f"obj_id must be one of {state.obj_ids}, got {obj_id!r}")
         state.check_frame(frame_idx)
         history = state.objects[obj_id]
-        for prompts in (history.points, history.masks, history.new_prompted, history.new_tracked):
-            prompts.pop(frame_idx, None)
-        result = history.prompted.pop(frame_idx, None)
-        if result is not None:
-            history.directions.pop(frame_idx, None)
+        record = history.on(frame_idx)
+        record.points = record.mask = record.new_prompted = record.new_tracked = None
+        if record.prompted is not None:
+            result, record.prompted, record.reverse = record.prompted, None, None
             history.record(frame_idx, result, state.history, state.reach)
         return (frame_idx, state.obj_ids, self._masks_on(state, frame_idx)) if need_output else None
 
@@ -451,6 +440,16 @@ class SAM2VideoPredictor:
             points, labels = history.first_points(reverse)
             prompts.append(ObjectPrompts(points[None], labels[None], None))
         return pack_prompts(prompts, self.model.config.mask_size, rows=rows)
+
+    def _memory_of(self, result: ObjectOnFrame, features: ImageFeatures) -> Float[np.ndarray, "h h cm"]:
+        """The memory features of a mask that prompts gave."""
+        found = Segmentation(
+            result.mask[None],
+            result.pointer[None],
+            np.full(1, result.object_score_logit, np.float32),
+            None if result.refined is None else result.refined[None].astype(np.float32),
+        )
+        return np.array(_encode_prompted(self.model, features, found)[0].astype(self.memory_dtype))
 
     def _to_host(self, found: Segmentation, count: int, memory: Array | None = None) -> list[ObjectOnFrame]:
         """The first `count` rows of results, copied so that they keep no buffer of the device alive."""

@@ -15,7 +15,7 @@ from ..image.prompts import bucket
 from .frames import Frames
 from .memory_bank import MemoryBank
 
-__all__ = ["InferenceState", "ObjectHistory", "ObjectOnFrame", "assemble_bank"]
+__all__ = ["FrameRecord", "InferenceState", "ObjectHistory", "ObjectOnFrame", "assemble_bank"]
 
 # What can be read of a state as of the official package's dictionary.
 OFFICIAL_NAMES = ("num_frames", "video_height", "video_width", "obj_ids", "obj_id_to_idx", "obj_idx_to_id")
@@ -46,41 +46,87 @@ class ObjectOnFrame:
 
 
 @dataclasses.dataclass
-class ObjectHistory:
-    """All that is known of one object, by frame.
+class FrameRecord:
+    """Prompts for one object on one frame, and what was found there.
 
     Attributes:
       points: clicks and boxes, in the model's coordinates, and their labels.
-      masks: given masks, 0 or 1, at the model's input size.
-      prompted: results on frames with prompts: all later frames attend to them.
-      tracked: results on the other frames.
-      new_prompted: results of prompts since the last propagation, which will go to `prompted`.
-      new_tracked: likewise of corrections, which will go to `tracked`.
-      directions: the frames that were propagated to, and whether that was in reverse.
+      mask: a given mask, 0 or 1, at the model's input size.
+      prompted: the result of prompts: all later frames attend to it.
+      tracked: the result of tracking, where no prompts are, or of correcting it.
+      new_prompted: the result of prompts since the last propagation, which will be `prompted`.
+      new_tracked: likewise of a correction, which will be `tracked`.
+      reverse: whether it was in reverse that propagation came here; None if it never did.
     """
 
-    points: dict[int, tuple[Float[np.ndarray, "n 2"], Int[np.ndarray, " n"]]] = dataclasses.field(default_factory=dict)
-    masks: dict[int, Float[np.ndarray, "s s"]] = dataclasses.field(default_factory=dict)
-    prompted: dict[int, ObjectOnFrame] = dataclasses.field(default_factory=dict)
-    tracked: dict[int, ObjectOnFrame] = dataclasses.field(default_factory=dict)
-    new_prompted: dict[int, ObjectOnFrame] = dataclasses.field(default_factory=dict)
-    new_tracked: dict[int, ObjectOnFrame] = dataclasses.field(default_factory=dict)
-    directions: dict[int, bool] = dataclasses.field(default_factory=dict)
+    points: tuple[Float[np.ndarray, "n 2"], Int[np.ndarray, " n"]] | None = None
+    mask: Float[np.ndarray, "s s"] | None = None
+    prompted: ObjectOnFrame | None = None
+    tracked: ObjectOnFrame | None = None
+    new_prompted: ObjectOnFrame | None = None
+    new_tracked: ObjectOnFrame | None = None
+    reverse: bool | None = None
 
-    def on(self, frame: int) -> ObjectOnFrame | None:
-        """The final result on a frame, if there is one."""
-        return self.prompted.get(frame, self.tracked.get(frame))
+    @property
+    def result(self) -> ObjectOnFrame | None:
+        """The final result, if there is one."""
+        return self.prompted or self.tracked
 
-    def first_points(self, reverse: bool) -> tuple[Float[np.ndarray, "n 2"], Int[np.ndarray, " n"]]:
-        """The clicks and boxes on the prompted frame that tracking comes to first; none if a mask was given there."""
-        nothing = np.zeros((0, 2), np.float32), np.zeros(0, np.int32)
-        if not self.prompted:
-            return nothing
-        return self.points.get(max(self.prompted) if reverse else min(self.prompted), nothing)
+
+@dataclasses.dataclass
+class ObjectHistory:
+    """All that is known of one object.
+
+    Attributes:
+      frames: by frame; results of a kind are in the order in which they came to be.
+    """
+
+    frames: dict[int, FrameRecord] = dataclasses.field(default_factory=dict)
+
+    def on(self, frame: int) -> FrameRecord:
+        """What is known of a frame; a new record, which is not kept, if that is nothing."""
+        return self.frames.get(frame) or FrameRecord()
+
+    @property
+    def prompted(self) -> dict[int, ObjectOnFrame]:
+        """Results on frames with prompts."""
+        return {frame: record.prompted for frame, record in self.frames.items() if record.prompted is not None}
+
+    @property
+    def tracked(self) -> dict[int, ObjectOnFrame]:
+        """Results on the other frames, the newest last."""
+        return {frame: record.tracked for frame, record in self.frames.items() if record.tracked is not None}
 
     def prompt_frames(self) -> list[int]:
         """The frames that have prompts."""
-        return sorted({*self.points, *self.masks})
+        return sorted(f for f, record in self.frames.items() if record.points is not None or record.mask is not None)
+
+    def new_frames(self) -> set[int]:
+        """The frames with prompts since the last propagation."""
+        return {f for f, record in self.frames.items() if record.new_prompted or record.new_tracked}
+
+    def first_points(self, reverse: bool) -> tuple[Float[np.ndarray, "n 2"], Int[np.ndarray, " n"]]:
+        """The clicks and boxes on the prompted frame that tracking comes to first; none if a mask was given there."""
+        prompted = self.prompted
+        points = self.frames[max(prompted) if reverse else min(prompted)].points if prompted else None
+        return (np.zeros((0, 2), np.float32), np.zeros(0, np.int32)) if points is None else points
+
+    def keep(self, frame: int, record: FrameRecord, result: ObjectOnFrame, is_prompt: bool) -> None:
+        """Stores the result of a record's new prompts, or of a correction, until the next propagation."""
+        if is_prompt:
+            record.new_prompted = result
+        else:
+            record.new_tracked = result
+        self.frames.setdefault(frame, record)
+
+    def accept(self, frame: int) -> None:
+        """Makes the results of the frame's new prompts final; those of prompts hide those of corrections."""
+        record = self.frames[frame]
+        if record.prompted is None and (record.new_prompted is not None or record.tracked is None):
+            self.frames[frame] = self.frames.pop(frame)  # the newest
+        record.prompted = record.new_prompted or record.prompted
+        record.tracked = record.new_tracked or record.tracked
+        record.new_prompted = record.new_tracked = None
 
     def record(self, frame: int, result: ObjectOnFrame, limit: int | None, reach: int = 0) -> None:
         """Stores a tracked frame as the newest one and, beyond `limit` frames, forgets the oldest ones.
@@ -88,19 +134,23 @@ class ObjectHistory:
         Frames up to `reach` from a prompt stay and do not count: who starts there in the other direction, after going
         on in this one, looks back on them.
         """
-        self.tracked.pop(frame, None)
-        self.tracked[frame] = result
+        record = self.frames.pop(frame, FrameRecord())
+        record.tracked = result
+        self.frames[frame] = record
         if limit is None:
             return
-        others = [f for f in self.tracked if all(abs(f - prompt) > reach for prompt in self.prompted)]
+        prompted = self.prompted
+        others = [f for f in self.tracked if all(abs(f - prompt) > reach for prompt in prompted)]
         for oldest in others[: max(len(others) - limit, 0)]:
-            del self.tracked[oldest]
-            self.directions.pop(oldest, None)
+            forgotten = self.frames[oldest]
+            forgotten.tracked = forgotten.reverse = None
+            if all(value is None for value in vars(forgotten).values()):
+                del self.frames[oldest]
 
     def forget_around(self, frame: int, reach: int) -> None:
         """Forgets what was tracked on the frame and on up to `reach` frames before and after it."""
         for near in range(frame - reach, frame + reach + 1):
-            self.tracked.pop(near, None)
+            self.on(near).tracked = None
 
 
 @dataclasses.dataclass
@@ -178,11 +228,10 @@ class InferenceState:
           prompted: whether new prompts are those that start objects, or those that correct them; by default the former
             if there are any.
         """
-        objects = list(self.objects.values())
+        records = [o.on(frame) for o in self.objects.values()]
         if prompted is None:
-            prompted = any(frame in o.new_prompted for o in objects)
-        news = [o.new_prompted if prompted else o.new_tracked for o in objects]
-        return [new.get(frame) or o.on(frame) for new, o in zip(news, objects, strict=True)]
+            prompted = any(record.new_prompted for record in records)
+        return [(record.new_prompted if prompted else record.new_tracked) or record.result for record in records]
 
     def processing_order(self, start: int | None, count: int | None, reverse: bool) -> Iterable[int]:
         """The frames that a propagation goes through.
@@ -226,7 +275,8 @@ def assemble_bank(
 
     Rows and slots of prompted frames are padded to powers of two with empty ones.
     """
-    rows, slots = bucket(len(objects)), bucket(max(len(o.prompted) for o in objects))
+    prompted = [history.prompted for history in objects]
+    rows, slots = bucket(len(objects)), bucket(max(len(results) for results in prompted))
     bank = MemoryBank.empty(config, rows, prompted_slots=slots, dtype=dtype)
 
     def put(name: str, row: int, slot: int, frame: int, value: np.ndarray | None) -> None:
@@ -235,14 +285,14 @@ def assemble_bank(
         target.values[row, slot] = value
 
     for row, history in enumerate(objects):
-        for slot, (at, result) in enumerate(history.prompted.items()):
+        for slot, (at, result) in enumerate(prompted[row].items()):
             put("prompted", row, slot, at, result.memory)
             put("prompted_pointers", row, slot, at, result.pointer)
         for ago in range(1, config.max_obj_ptrs_in_encoder):
             at = frame + ago if reverse else frame - ago
-            if at in history.tracked:
-                result = history.tracked[at]
-                put("recent_pointers", row, at % (config.max_obj_ptrs_in_encoder - 1), at, result.pointer)
+            tracked = history.on(at).tracked
+            if tracked is not None:
+                put("recent_pointers", row, at % (config.max_obj_ptrs_in_encoder - 1), at, tracked.pointer)
                 if ago < config.num_maskmem:
-                    put("recent", row, at % (config.num_maskmem - 1), at, result.memory)
+                    put("recent", row, at % (config.num_maskmem - 1), at, tracked.memory)
     return bank

@@ -58,7 +58,7 @@ def tiny_config(pairs: Path, **changes) -> TrainConfig:
     """A run of six steps that trains the refiner of the tiny model."""
     config = TrainConfig(
         model=ModelConfig(TINY, refiner=REFINER, dtype="float32"),
-        data=DataConfig((f"folder:{pairs}",)),
+        data=DataConfig(sources=(f"folder:{pairs}",)),
         prompts=PromptConfig(max_points=3),
         loss=LossConfig(),
         optimizer=OptimizerConfig(warmup_steps=2),

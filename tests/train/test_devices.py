@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 import training
+from orbax.checkpoint import v1 as ocp
 from training import make_pairs
 
 SCRIPT = Path(training.__file__)
@@ -64,12 +64,9 @@ def losses_of(workdir: Path) -> dict[int, float]:
 
 def first_gradients(workdir: Path) -> dict[str, np.ndarray]:
     """The gradients of step 1: a tenth of them is Adam's first moment after it."""
-    folder = (workdir / "checkpoints" / "step_1" / "state").absolute()
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        names = list(checkpointer.metadata(folder).item_metadata.tree)
-        args = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
-        state = checkpointer.restore(folder, restore_args=args)
-    return {name: 10 * np.asarray(value) for name, value in state.items() if "/mu/" in name}
+    folder = (workdir / "checkpoints" / "step_1").absolute()
+    state = ocp.load(folder, dict.fromkeys(ocp.metadata(folder).metadata, np.ndarray))
+    return {name: 10 * value for name, value in state.items() if "/mu/" in name}
 
 
 @pytest.fixture(scope="module")

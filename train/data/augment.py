@@ -1,6 +1,5 @@
 """From a sample of any size to the model's square input: squeezed, or mirrored and jittered in scale."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,47 +11,15 @@ from PIL import Image
 
 from ...data.masks import OBJECT
 from ...data.sources import Sample
+from ..config import AugmentConfig
 
-__all__ = ["AugmentConfig", "augment", "change_colours", "masks_of", "put_together", "resize", "squeeze"]
+__all__ = ["augment", "change_colours", "masks_of", "put_together", "resize", "squeeze"]
 
 # What is beside an image that is smaller than the input, as in HQ-SAM.
 PADDING = 128
 # A jittered object must keep this many pixels of a 1024-pixel input, or another jitter is drawn, so many times at most.
 OBJECT_PIXELS = 64
 ATTEMPTS = 8
-
-
-@dataclasses.dataclass(frozen=True)
-class AugmentConfig:
-    """What happens to images at random.
-
-    Attributes:
-      flip: mirror half of them.
-      jitter: range of the scale of large-scale jitter: the image's longer side becomes this many times the input's
-        side; what is larger than the input is cropped, what is smaller is padded. None squeezes images whole into the
-        input, as the predictor does.
-      squeeze: share of images of which a random part, from half of each side to all of it, is squeezed into the input
-        instead: objects as the predictor sees those of wide and tall images.
-      rotate: most degrees that an image is turned by, either way; what comes in at its edges is mirrored.
-      colour: how far brightness, contrast, saturation and each channel may change, as a share of what they are; 0
-        leaves colours alone.
-    """
-
-    flip: bool = True
-    jitter: tuple[float, float] | None = (0.1, 2.0)
-    squeeze: float = 0.0
-    rotate: float = 0.0
-    colour: float = 0.0
-
-    def __post_init__(self):
-        if not 0 <= self.rotate <= 180:
-            raise ValueError(f"rotate must be from 0 to 180 degrees, got {self.rotate}")
-        if not 0 <= self.squeeze <= 1:
-            raise ValueError(f"squeeze must be from 0 to 1, got {self.squeeze}")
-        if not 0 <= self.colour < 1:
-            raise ValueError(f"colour must be at least 0 and less than 1, got {self.colour}")
-        if self.jitter is not None and not 0 < self.jitter[0] <= self.jitter[1]:
-            raise ValueError(f"jitter must be a range of positive scales, got {self.jitter}")
 
 
 class Window(NamedTuple):

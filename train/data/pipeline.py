@@ -1,7 +1,6 @@
 """From sources to batches: shuffled, mixed, augmented, shared by processes, and resumed anywhere."""
 
 import contextlib
-import functools
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -17,7 +16,8 @@ from absl import flags
 from jaxtyping import UInt8
 
 from ...data.sources import Sample, Source
-from .augment import AugmentConfig, augment, squeeze
+from ..config import AugmentConfig, DataConfig
+from .augment import augment
 from .paste import Paste
 
 __all__ = ["BatchIterator", "make_batches"]
@@ -28,16 +28,13 @@ READ_AHEAD = 2
 
 def make_batches(
     sources: Sequence[tuple[Source, float]],
+    config: DataConfig,
     *,
     image_size: int,
     batch_size: int,
     seed: int,
     process_index: int = 0,
     process_count: int = 1,
-    augment: AugmentConfig | None,
-    objects: int = 1,
-    paste: float = 0.0,
-    workers: int = 0,
 ) -> "BatchIterator":
     """This process's part of an endless stream of batches.
 
@@ -46,51 +43,42 @@ def make_batches(
     the same global batches however many processes and workers there are.
 
     Args:
-      sources: each with its weight, which need not add up to anything.
+      sources: each with its weight, which need not add up to anything; `open_mixture(config.sources)` opens them.
+      config: how many objects an image has, what happens to it at random, and by how many workers.
       image_size: side of the images and masks in pixels.
       batch_size: images in a global batch, of all processes together.
       seed: from 0 to 2**32 - 1.
       process_index: this process's number, from 0.
       process_count: the processes that share each batch.
-      augment: what happens to images at random; None squeezes them whole, and mirrors none.
-      objects: masks of each image; those of sources that know of fewer are repeated.
-      paste: share of the samples onto which an object of another is pasted before they are augmented.
-      workers: processes that read and augment; 0 does it in threads of this one.
 
     Raises:
       ValueError: if there is no source, one is empty, a weight is not positive, a number is out of range, or the
         processes do not divide the batch.
     """
     _check_sources(sources)
-    if image_size < 1 or batch_size < 1 or objects < 1 or workers < 0:
-        raise ValueError(
-            f"image_size, batch_size and objects must be positive and workers not negative, "
-            f"got {image_size}, {batch_size}, {objects} and {workers}"
-        )
+    if image_size < 1 or batch_size < 1:
+        raise ValueError(f"image_size and batch_size must be positive, got {image_size} and {batch_size}")
     if not 0 <= process_index < process_count or batch_size % process_count:
         raise ValueError(
             f"batch_size must be a multiple of process_count, and process_index below it; "
             f"got {batch_size}, {process_count} and {process_index}"
         )
-    if not 0 <= paste <= 1:
-        raise ValueError(f"paste must be from 0 to 1, got {paste}")
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed must be from 0 to 2**32 - 1, got {seed}")
     seeds = [int(word) for word in np.random.SeedSequence(seed).generate_state(len(sources) + 2)]
     *seeds, augment_seed, paste_seed = seeds
     streams = [
-        grain.MapDataset.source(source if objects == 1 else _Several(source, objects)).shuffle(seed=one).repeat()
+        grain.MapDataset.source(source if config.objects == 1 else _Several(source, config.objects))
+        .shuffle(seed=one)
+        .repeat()
         for (source, _), one in zip(sources, seeds, strict=True)
     ]
     mixed = grain.MapDataset.mix(streams, [weight for _, weight in sources]) if sources[1:] else streams[0]
-    if paste:
-        mixed = mixed.random_map(Paste(mixed, paste), seed=paste_seed)
-    if augment is None:
-        samples = mixed.map(functools.partial(squeeze, size=image_size))
-    else:
-        samples = mixed.random_map(_Augment(image_size, augment), seed=augment_seed)
+    if config.paste:
+        mixed = mixed.random_map(Paste(mixed, config.paste), seed=paste_seed)
+    samples = mixed.random_map(_Augment(image_size, config), seed=augment_seed)
     local = batch_size // process_count
-    return BatchIterator(_Share(samples, local, process_index, process_count), local, workers)
+    return BatchIterator(_Share(samples, local, process_index, process_count), local, config.workers)
 
 
 class BatchIterator(grain.DatasetIterator):

@@ -11,7 +11,7 @@ from sam2refiner_jax.data import hqseg44k_tfds
 from sam2refiner_jax.data.hqseg44k import TRAINING_SETS
 from sam2refiner_jax.data.hqseg44k_tfds import HQSeg44K, prepare
 from sam2refiner_jax.data.sources import open_source
-from sam2refiner_jax.train.data.augment import AugmentConfig
+from sam2refiner_jax.train.config import DataConfig
 from sam2refiner_jax.train.data.pipeline import make_batches
 
 
@@ -54,7 +54,7 @@ def test_round_trip(release, written):
 
 def test_same_batches(release, written):
     sources = [open_source(f"hqseg44k:{release}"), open_source(f"tfds:{written}/hqseg44k/1.0.0")]
-    options = {"image_size": 32, "batch_size": 6, "seed": 1, "augment": AugmentConfig()}
+    options = {"image_size": 32, "batch_size": 6, "seed": 1, "config": DataConfig()}
     first, second = (next(make_batches([(source, 1.0)], **options)) for source in sources)
     np.testing.assert_array_equal(first["image"], second["image"])
     np.testing.assert_array_equal(first["mask"], second["mask"])

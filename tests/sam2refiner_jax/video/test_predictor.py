@@ -375,7 +375,7 @@ def test_an_iterator_runs_in_constant_memory(small):
     assert seen[119] == seen[60] == seen[30]
     history = state.objects[1]
     # The prompt's frame was propagated to as well.
-    assert (len(history.tracked), len(history.directions), len(state.frames.indices())) == (16, 17, 16)
+    assert (len(history.tracked), len(history.frames), len(state.frames.indices())) == (16, 17, 16)
 
 
 def test_an_iterator_goes_on_where_it_was(small):
@@ -400,7 +400,7 @@ def test_history_can_be_bounded_for_stored_clips(small):
     for _ in small.propagate_in_video(state):
         pass
     assert sorted(state.objects[1].tracked) == [*range(1, 16), *range(24, 40)]
-    assert sorted(state.objects[1].directions) == [*range(16), *range(24, 40)]
+    assert sorted(state.objects[1].frames) == [*range(16), *range(24, 40)]
     with pytest.raises(ValueError, match=r"history must be at least 16.*got 3"):
         small.init_state(moving_frames(2, HEIGHT, WIDTH), history=3)
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from sam2refiner_jax.image.preprocess import MEAN, STD, preprocess_image
-from sam2refiner_jax.train.data.augment import AugmentConfig, augment, change_colours, resize, squeeze
+from sam2refiner_jax.train.config import AugmentConfig
+from sam2refiner_jax.train.data.augment import augment, change_colours, resize, squeeze
 
 SIZE = 128
 

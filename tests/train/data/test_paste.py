@@ -2,9 +2,8 @@
 
 import grain
 import numpy as np
-import pytest
 
-from sam2refiner_jax.train.data.augment import AugmentConfig
+from sam2refiner_jax.train.config import DataConfig
 from sam2refiner_jax.train.data.paste import SIZES, Paste, paste
 from sam2refiner_jax.train.data.pipeline import make_batches
 
@@ -100,8 +99,8 @@ def test_a_share_of_a_stream_is_pasted_on():
 
 def test_batches_are_the_same_after_a_stop():
     def batches(**options):
-        given = {"image_size": 32, "batch_size": 4, "seed": 0, "augment": AugmentConfig(jitter=None), **options}
-        return make_batches([(Scenes(), 1.0)], **given)
+        config = DataConfig(jitter=None, **options)
+        return make_batches([(Scenes(), 1.0)], config, image_size=32, batch_size=4, seed=0)
 
     whole, plain = batches(paste=0.5, objects=2), batches(objects=2)
     expected = [next(whole) for _ in range(4)]
@@ -111,5 +110,3 @@ def test_batches_are_the_same_after_a_stop():
     batch = next(again)
     for name in ("image", "mask"):
         np.testing.assert_array_equal(batch[name], expected[2][name])
-    with pytest.raises(ValueError, match=r"paste must be from 0 to 1, got 1\.5"):
-        batches(paste=1.5)

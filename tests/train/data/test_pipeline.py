@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import subprocess
 import sys
@@ -8,11 +9,12 @@ import numpy as np
 import pytest
 
 from sam2refiner_jax.data.sources import open_source
-from sam2refiner_jax.train.data.augment import AugmentConfig
+from sam2refiner_jax.train.config import DataConfig
 from sam2refiner_jax.train.data.pipeline import make_batches
 
 SIZE = 32
-OPTIONS = {"image_size": SIZE, "batch_size": 4, "seed": 5, "augment": AugmentConfig()}
+OPTIONS = {"image_size": SIZE, "batch_size": 4, "seed": 5, "config": DataConfig()}
+PLAIN = DataConfig(flip=False, jitter=None)
 BROKEN = 1  # of the eight images of the folder, one that the second batch holds
 
 
@@ -66,20 +68,19 @@ class Stripes(Colours):
 
 def test_several_objects():
     """As many masks as asked for: a source's own, repeated where it knows of fewer."""
-    options = OPTIONS | {"augment": None}
-    batch = next(make_batches([(Stripes(0, 8), 1.0)], **options, objects=3))
+    options = OPTIONS | {"config": dataclasses.replace(PLAIN, objects=3)}
+    batch = next(make_batches([(Stripes(0, 8), 1.0)], **options))
     assert batch["mask"].shape == (4, SIZE, SIZE, 3)
     np.testing.assert_array_equal(batch["mask"][..., 0], batch["mask"][..., 2])
     np.testing.assert_array_equal(batch["mask"][..., 0] >= 128, batch["mask"][..., 1] < 128)
-    one = next(make_batches([(Colours(0, 8), 1.0)], **options, objects=2))
+    options = OPTIONS | {"config": dataclasses.replace(PLAIN, objects=2)}
+    one = next(make_batches([(Colours(0, 8), 1.0)], **options))
     np.testing.assert_array_equal(one["mask"], np.full((4, SIZE, SIZE, 2), 255))
-    with pytest.raises(ValueError, match=r"image_size, batch_size and objects must be positive .* got 32, 4, 0 and 0"):
-        make_batches([(Colours(0, 8), 1.0)], **options, objects=0)
 
 
-@pytest.mark.parametrize("augment", [None, AugmentConfig()])
-def test_batches(source, augment):
-    options = OPTIONS | {"augment": augment}
+@pytest.mark.parametrize("config", [PLAIN, DataConfig()])
+def test_batches(source, config):
+    options = OPTIONS | {"config": config}
     batches = take(make_batches([(source, 1.0)], **options), 5)
     for batch in batches:
         assert batch["image"].shape == (4, SIZE, SIZE, 3)
@@ -92,7 +93,7 @@ def test_batches(source, augment):
 
 
 def test_every_pass_shows_each_image_once_in_another_order():
-    options = OPTIONS | {"augment": None, "batch_size": 3}
+    options = OPTIONS | {"config": PLAIN, "batch_size": 3}
     shown = np.reshape(colours(take(make_batches([(Colours(10, 6), 1.0)], **options), 8)), (4, 6))
     np.testing.assert_array_equal(np.sort(shown), np.tile(np.arange(10, 16), (4, 1)))
     assert len({tuple(order) for order in shown}) > 1
@@ -106,7 +107,7 @@ def test_an_image_is_augmented_anew_in_every_pass(source):
 
 def test_sources_are_mixed_by_weight():
     sources = [(Colours(0, 5), 1.0), (Colours(100, 3), 3.0)]
-    options = OPTIONS | {"augment": None, "batch_size": 8}
+    options = OPTIONS | {"config": PLAIN, "batch_size": 8}
     for batch in take(make_batches(sources, **options), 4):
         assert sum(colour >= 100 for colour in colours([batch])) == 6
 
@@ -147,7 +148,7 @@ def test_a_broken_file_is_reported_not_skipped_by_threads_and_workers_alike(sour
     whole = take(make_batches([(source, 1.0)], **OPTIONS), 2)  # one pass
     (pair_folder / "masks" / f"{BROKEN}.png").write_bytes(b"")
     for workers in (0, 2):
-        batches = make_batches([(source, 1.0)], **OPTIONS, workers=workers)
+        batches = make_batches([(source, 1.0)], **OPTIONS | {"config": DataConfig(workers=workers)})
         try:
             assert_equal([next(batches)], whole[:1])
             with pytest.raises(ValueError, match=rf"masks/{BROKEN}.png is not a readable picture: empty file"):
@@ -173,7 +174,7 @@ def test_closed_batches_end(source):
         ({"sources": [(Colours(0, 1), 1.0), (Colours(0, 1), 0.0)]}, "weights must be positive, got 0.0 for source 1"),
         ({"batch_size": 6, "process_count": 4}, "must be a multiple of process_count.* got 6, 4 and 0"),
         ({"process_index": 2, "process_count": 2}, "process_index below it; got 4, 2 and 2"),
-        ({"batch_size": 0}, "must be positive and workers not negative, got 32, 0, 1 and 0"),
+        ({"batch_size": 0}, "must be positive, got 32 and 0"),
         ({"seed": -1}, "seed must be from 0 to 2"),
     ],
 )
@@ -183,15 +184,29 @@ def test_wrong_arguments(options, message):
         make_batches(arguments.pop("sources"), **arguments)
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"objects": 0}, "objects must be at least 1, got 0"),
+        ({"workers": -1}, "workers must not be negative, got -1"),
+        ({"paste": 1.5}, "paste must be from 0 to 1, got 1.5"),
+    ],
+)
+def test_wrong_fields(fields, message):
+    with pytest.raises(ValueError, match=message):
+        DataConfig(**fields)
+
+
 WITH_WORKERS = """
 import sys
 from multiprocessing import active_children
-from sam2refiner_jax.train.data.pipeline import make_batches
 from sam2refiner_jax.data.sources import open_source
+from sam2refiner_jax.train.config import DataConfig
+from sam2refiner_jax.train.data.pipeline import make_batches
 
 if __name__ == "__main__":
     sources = [(open_source("folder:" + sys.argv[1]), 1.0)]
-    batches = make_batches(sources, image_size=32, batch_size=4, seed=5, augment=None, workers=2)
+    batches = make_batches(sources, DataConfig(workers=2), image_size=32, batch_size=4, seed=5)
     next(batches)
     print(*(child.pid for child in active_children()), flush=True)
     sys.stdin.readline()
