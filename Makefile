@@ -15,7 +15,7 @@ demo: $(VENV)/.demo
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=25
-	SAM2REFINER_OPTIMISED=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m optimised
+	SAM2REFINER_OPTIMISED=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m optimised --durations=5
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

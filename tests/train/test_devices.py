@@ -96,13 +96,8 @@ def assert_alike(workdir: Path, one_device: Path) -> None:
     assert distance <= 1e-4 * norm
 
 
-def test_eight_devices(data, one_device, tmp_path):
-    assert "devices: 8" in finish([start(tmp_path / "eight", data, 8)])[0]
-    assert_alike(tmp_path / "eight", one_device)
-
-
-def test_two_processes_of_four_devices_one_of_which_is_told_to_stop(data, one_device, tmp_path):
-    """SIGTERM reaches one process; both stop after the same step, and go on from there."""
+def test_two_processes_of_four_devices_stop_together_and_one_of_eight_goes_on(data, one_device, tmp_path):
+    """SIGTERM reaches one of the two; both stop after the same step, and another number of processes goes on."""
     workdir = tmp_path / "two"
     processes = start_two(workdir, data)
     while all(p.poll() is None for p in processes) and len(losses_of(workdir)) < 3:
@@ -112,5 +107,5 @@ def test_two_processes_of_four_devices_one_of_which_is_told_to_stop(data, one_de
     stops = [line for output in outputs for line in output.splitlines() if line.startswith("preempted")]
     assert len(stops) == 2, "\n".join(outputs)
     assert stops[0] == stops[1]
-    finish(start_two(workdir, data))
+    assert "devices: 8" in finish([start(workdir, data, 8)])[0]
     assert_alike(workdir, one_device)

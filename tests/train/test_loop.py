@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -96,18 +97,6 @@ def test_a_finished_run_is_left_alone(undisturbed, data, caplog):
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
 
-def test_a_run_that_stops_at_sigterm_loses_no_step(undisturbed, data, tmp_path):
-    process = start(tmp_path / "run", data, checkpoint_every=100)
-    wait_until(process, lambda: len(lines_of(tmp_path / "run")) >= 2)
-    process.send_signal(signal.SIGTERM)
-    output = process.communicate(timeout=120)[0]
-    assert process.returncode == 0, output
-    last = lines_of(tmp_path / "run")[-1]["step"]
-    assert f"preempted: stopped at step {last} of 6" in output
-    train(tiny_config(data, checkpoint_every=100), tmp_path / "run", progress=False)
-    assert_same_end(tmp_path / "run", undisturbed)
-
-
 COMMAND = """
 import json, sys
 from pathlib import Path
@@ -121,20 +110,28 @@ main(["train", "tiny", "--workdir", sys.argv[3]])
 """
 
 
-def test_ctrl_c_saves_the_step_and_ends_without_a_traceback(undisturbed, data, tmp_path):
-    """As at a terminal, where it reaches workers too."""
-    command = [sys.executable, "-c", COMMAND, str(SCRIPT.parent), str(data), str(tmp_path / "run")]
+def test_ctrl_c_and_sigterm_save_the_step_and_lose_none(undisturbed, data, tmp_path):
+    """The command, stopped as at a terminal, where ctrl-C reaches workers too; then stopped as by a scheduler."""
+    workdir = tmp_path / "run"
+    command = [sys.executable, "-c", COMMAND, str(SCRIPT.parent), str(data), str(workdir)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     process = subprocess.Popen(command, **pipes, start_new_session=True)
-    wait_until(process, lambda: len(lines_of(tmp_path / "run")) >= 2)
+    wait_until(process, lambda: len(lines_of(workdir)) >= 2)
     os.killpg(process.pid, signal.SIGINT)
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 130, output
-    last = lines_of(tmp_path / "run")[-1]["step"]
+    last = lines_of(workdir)[-1]["step"]
     assert f"sam2refiner: stopped at step {last} of 6; the same command goes on from there" in output
     assert "Traceback" not in output
-    train(tiny_config(data, checkpoint_every=100), tmp_path / "run", progress=False)
-    assert_same_end(tmp_path / "run", undisturbed)
+
+    process = start(workdir, data, checkpoint_every=100)
+    wait_until(process, lambda: len(lines_of(workdir)) > last)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, output
+    assert f"preempted: stopped at step {lines_of(workdir)[-1]['step']} of 6" in output
+    train(tiny_config(data, checkpoint_every=100), workdir, progress=False)
+    assert_same_end(workdir, undisturbed)
 
 
 def test_files_of_no_run_are_not_replaced(data, tmp_path):
@@ -189,15 +186,14 @@ def test_a_run_killed_ten_times_ends_as_an_undisturbed_one(data, tmp_path):
 
 
 def test_a_damaged_checkpoint_is_passed_over(undisturbed, data, tmp_path, caplog):
-    config = tiny_config(data)
-    train(config, tmp_path / "run", progress=False)
-    (tmp_path / "run" / "refiner").rename(tmp_path / "refiner")
+    shutil.copytree(undisturbed, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "refiner")
     last = max((tmp_path / "run" / "checkpoints").iterdir(), key=lambda p: int(p.name.split("_")[-1]))
     for path in last.rglob("*"):
         if path.is_file() and path.stat().st_size:
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with caplog.at_level(logging.WARNING):
-        train(config, tmp_path / "run", progress=False)
+        train(tiny_config(data), tmp_path / "run", progress=False)
     assert "checkpoint of step 6 is damaged, trying the one before it" in caplog.text
     assert_same_end(tmp_path / "run", undisturbed)
 
