@@ -199,6 +199,8 @@ class TrainConfig:
       model: the model.
       data: what it learns from.
       eval_data: what it is evaluated on; nothing without sources.
+      evaluators: what is measured there, by registered names (`register_evaluator`): masks from boxes ("box"), from
+        one to three clicks ("points"). The panels are the first one's.
       prompts: the mix of prompts.
       loss: the parts of the loss.
       optimizer: the optimizer.
@@ -216,11 +218,13 @@ class TrainConfig:
       eval_images: how many images of `eval_data` are looked at.
       checkpoint_every: steps between checkpoints.
       keep_checkpoints: how many of them are kept.
+      profile: steps of which a profiler's trace is written into `profile/`, from the third of a sitting on; 0 for none.
     """
 
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     eval_data: tuple[str, ...] = ()
+    evaluators: tuple[str, ...] = ("box",)
     prompts: PromptConfig = PromptConfig()
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -237,11 +241,14 @@ class TrainConfig:
     eval_images: int = 64
     checkpoint_every: int = 500
     keep_checkpoints: int = 3
+    profile: int = 0
 
     def __post_init__(self):
         for name in ("batch_size", "accumulate", "model_parallel", "log_every", "panel_every", "eval_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.profile < 0:
+            raise ValueError(f"profile must not be negative, got {self.profile}")
         if self.batch_size % self.accumulate:
             raise ValueError(f"accumulate must divide batch_size {self.batch_size}, got {self.accumulate}")
         if self.steps is None and self.epochs is None:

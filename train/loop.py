@@ -18,8 +18,9 @@ from .config import TrainConfig, config_differences
 from .data.pipeline import make_batches
 from .distributed import wait_for_others
 from .logs import LOG_FILE, RunLog, draw_panel
-from .parts import Skeleton, make_skeleton, starting_model, take_apart
+from .parts import Skeleton, describe_parts, make_skeleton, starting_model, take_apart
 from .preemption import Preemption
+from .profile import StepTrace
 from .sharding import global_batch, make_mesh, replicated, weight_sharding
 from .snapshots import Snapshots
 from .step import (
@@ -38,6 +39,7 @@ __all__ = ["Preempted", "TrainingError", "train"]
 log = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
+PROFILE_FOLDER = "profile"
 # What may change between two sittings of a run: nothing here changes its weights.
 FREE_FIELDS = (
     "log_every",
@@ -45,8 +47,10 @@ FREE_FIELDS = (
     "eval_every",
     "eval_images",
     "eval_data",
+    "evaluators",
     "checkpoint_every",
     "keep_checkpoints",
+    "profile",
     "data.workers",
 )
 
@@ -71,7 +75,7 @@ def train(config: TrainConfig, workdir: Path, *, progress: bool = True) -> Path:
     """Trains, or goes on training, in a folder; returns the folder of the finished model or refiner.
 
     The folder gets `config.json`, `log.jsonl`, `tensorboard/`, `panels/`, `checkpoints/` and, at the end, `refiner/`
-    where the refiner alone was trained, else `model/`; `load_model` reads both.
+    where the refiner alone was trained, else `model/`; `load_model` reads both. `profile/` is there on request.
 
     Args:
       config: the run.
@@ -98,7 +102,8 @@ def train(config: TrainConfig, workdir: Path, *, progress: bool = True) -> Path:
     model = starting_model(config.model, config.seed)
     skeleton = make_skeleton(config, model.config, None if model.refiner is None else model.refiner.config)
     batches, images = _training_batches(config, skeleton.config.image_size)
-    evaluation = Evaluation(config, skeleton, mesh) if config.eval_data else None
+    evaluation = Evaluation(config, skeleton, mesh) if config.eval_data and config.evaluators else None
+    log.info("%s", describe_parts(skeleton, mesh))
     steps = config.total_steps(images)
     state, frozen = place(model, skeleton, config, steps, mesh)
     del model
@@ -117,6 +122,7 @@ def train(config: TrainConfig, workdir: Path, *, progress: bool = True) -> Path:
     run_log = RunLog(workdir, done, writes=jax.process_index() == 0)
     bar = tqdm(total=steps, initial=done, disable=not progress or jax.process_index() != 0, smoothing=0.02)
     meter = _Meter(config.batch_size)
+    trace = StepTrace(workdir / PROFILE_FOLDER, done, config.profile)
     try:
         with jax.set_mesh(mesh), Preemption() as preemption, jax.transfer_guard("disallow"):
             step = step.lower(state, frozen, batch_shapes(skeleton, config, mesh)).compile()
@@ -124,8 +130,10 @@ def train(config: TrainConfig, workdir: Path, *, progress: bool = True) -> Path:
             pending: list[dict[str, jax.Array]] = []
             while done < steps:
                 batch = global_batch(next(batches), mesh)
-                state, scalars = step(state, frozen, batch)
+                with trace.step(done):
+                    state, scalars = step(state, frozen, batch)
                 done += 1
+                trace.after(done, scalars)
                 bar.update()
                 pending.append(scalars)
                 if len(pending) > 2:  # so that the host does not run ahead of the device without end
@@ -141,7 +149,7 @@ def train(config: TrainConfig, workdir: Path, *, progress: bool = True) -> Path:
                     scores, rows = evaluation.scores(state, frozen)
                     if scored:
                         run_log.scalars(done, scores)
-                    if shown:
+                    if shown and rows:
                         run_log.panel(done, draw_panel(rows))
                 stopping = preemption.requested(done)
                 if done % config.checkpoint_every == 0 or done == steps or stopping:
@@ -153,6 +161,7 @@ def train(config: TrainConfig, workdir: Path, *, progress: bool = True) -> Path:
                     raise Preempted(message, interrupted=preemption.interrupted)
     finally:
         bar.close()
+        trace.close()
         batches.close()
         run_log.close()
         snapshots.close()
@@ -190,7 +199,7 @@ def _claim(workdir: Path, config: TrainConfig, result: Path) -> None:
         if differences:
             raise ValueError(f"{workdir} is the folder of another run: " + "; ".join(differences))
     else:
-        check_unused(workdir, (LOG_FILE, "tensorboard", "panels", "checkpoints", result.name))
+        check_unused(workdir, (LOG_FILE, "tensorboard", "panels", "checkpoints", PROFILE_FOLDER, result.name))
     if jax.process_index() == 0:
         with new_file(path, overwrite=True) as partial:
             partial.write_text(json.dumps(new, indent=2) + "\n")

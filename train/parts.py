@@ -1,11 +1,14 @@
 """A model cut in two: the weights that learn, and those that are frozen."""
 
+import collections
 import dataclasses
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import AbstractMesh, Mesh
 
 from ..checkpoints import Weights, build_model, load_model
 from ..config import SAM2Config
@@ -14,8 +17,9 @@ from ..nn.weights import decays, part_of, storage_dtype
 from ..refiners.base import build_refiner
 from ..sam2 import SAM2
 from .config import ModelConfig, TrainConfig
+from .sharding import weight_sharding
 
-__all__ = ["PARTS", "Skeleton", "make_skeleton", "starting_model", "take_apart"]
+__all__ = ["PARTS", "Skeleton", "describe_parts", "make_skeleton", "starting_model", "take_apart"]
 
 # The parts of a model that photos teach; its weights say which they belong to. Its memory is another, of videos alone.
 PARTS = ("refiner", "decoder", "prompt_encoder", "encoder")
@@ -62,6 +66,24 @@ class Skeleton:
             dtype = jnp.float32 if learns else storage_dtype(variable, self.compute_dtype)
             (params if learns else frozen)[name] = jax.ShapeDtypeStruct(variable.shape, dtype)
         return params, frozen
+
+
+def describe_parts(skeleton: Skeleton, mesh: Mesh | AbstractMesh) -> str:
+    """A table of the model's parts: weights, parameters, how many of them learn, and how many each device holds."""
+    rows: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
+    for name, _, variable in skeleton.variables:
+        if not isinstance(variable, nnx.Param):
+            continue
+        size = math.prod(variable.shape)
+        held = math.prod(weight_sharding(mesh, variable.shape).shard_shape(variable.shape))
+        row = {"weights": 1, "parameters": size, "learning": size * (name in skeleton.trainable), "each device": held}
+        for key in (part_of(variable) or "other", "all"):
+            rows[key].update(row)
+    rows["all"] = rows.pop("all")
+    columns = ("weights", "parameters", "learning", "each device")
+    lines = [f"{'part':16}" + "".join(f"{column:>14}" for column in columns)]
+    lines += [f"{part:16}" + "".join(f"{row[column]:14,}" for column in columns) for part, row in rows.items()]
+    return "\n".join(lines)
 
 
 def starting_model(config: ModelConfig, seed: int) -> SAM2:

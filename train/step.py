@@ -18,10 +18,18 @@ from ..sam2 import SAM2
 from .config import OptimizerConfig, PromptConfig, TrainConfig
 from .losses import coarse_losses, mask_iou, refined_losses
 from .parts import Skeleton
-from .prompt_sampling import correct_prompts, correction_keys, divide_objects, prompt_keys, sample_prompts
+from .prompt_sampling import (
+    bounding_box,
+    correct_prompts,
+    correction_keys,
+    divide_objects,
+    prompt_keys,
+    sample_prompts,
+)
 from .sharding import batch_sharding, replicated, weight_sharding
 
 __all__ = [
+    "EXACT_BOXES",
     "TrainState",
     "batch_shapes",
     "check_batch",
@@ -273,24 +281,35 @@ def compile_train_step(step: Callable, state: TrainState, mesh: Mesh) -> Any:
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
 
 
-def make_eval_step(skeleton: Skeleton, config: TrainConfig, shown: int = 4) -> Callable[..., dict[str, Array]]:
-    """(params, frozen, batch) -> how good the masks from exact boxes are, and some of them to look at.
+EXACT_BOXES = PromptConfig(box=1.0, points=0.0, mask=0.0, box_noise=0.0, max_points=1)
 
-    Not compiled yet. `coarse_iou` and `refined_iou` have a value for each image; `image`, `truth`, `box` (corners),
-    `coarse` and `refined` (logits at the input's size) are of the first `shown` images. Without a refiner nothing is
-    refined.
+
+def make_eval_step(
+    skeleton: Skeleton, config: TrainConfig, prompts: PromptConfig = EXACT_BOXES, shown: int = 4
+) -> Callable[..., dict[str, Array]]:
+    """(params, frozen, batch) -> how good the masks from prompts are, and some of them to look at.
+
+    Not compiled yet. `coarse_iou` and `refined_iou` have a value for each image; `image`, `truth`, `box` (corners of
+    the object), `coarse` and `refined` (logits at the input's size) are of the first `shown` images. Without a refiner
+    nothing is refined.
+
+    Args:
+      skeleton: the model.
+      config: the run.
+      prompts: the mix of prompts, the same for an image every time; by default exact boxes.
+      shown: how many images to give back.
     """
-    boxes = PromptConfig(box=1.0, points=0.0, mask=0.0, box_noise=0.0, max_points=1)
-    exact = dataclasses.replace(config, prompts=boxes)
+    exact = dataclasses.replace(config, prompts=prompts)
 
     def evaluate(params: Tree, frozen: Tree, batch: Mapping[str, Array]) -> dict[str, Array]:
         truth = objects_of(batch)
         keys = prompt_keys(0, 0, len(truth))
-        prompts = sample_prompts(keys.sample, truth, boxes, mask_size=skeleton.config.mask_size)
+        given = sample_prompts(keys.sample, truth, prompts, mask_size=skeleton.config.mask_size)
         model = skeleton.assemble(params, frozen)
-        prediction = predict(model, exact, batch["image"], truth, prompts, keys.correct)
+        prediction = predict(model, exact, batch["image"], truth, given, keys.correct)
         coarse = resize_bilinear(prediction.coarse[..., None], truth.shape[-2:])[..., 0]
-        rows = {"image": batch["image"], "truth": truth, "box": jnp.asarray(prompts.points)[:, :2], "coarse": coarse}
+        boxes = jax.vmap(bounding_box)(truth > 0.5)
+        rows = {"image": batch["image"], "truth": truth, "box": boxes, "coarse": coarse}
         out = {"coarse_iou": mask_iou(coarse, truth)}
         if prediction.refined is not None:
             rows["refined"] = prediction.refined

@@ -32,9 +32,10 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(data, tmp_path_factory) -> Path:
-    """The folder of a run that nobody stopped, with evaluation."""
+    """The folder of a run that nobody stopped, with evaluation and a trace of one step."""
     workdir = tmp_path_factory.mktemp("runs") / "undisturbed"
     extra = {"eval_data": [f"folder:{data}"], "eval_images": 8, "eval_every": 4, "panel_every": 6}
+    extra |= {"evaluators": ["box", "points"], "profile": 1}
     train(tiny_config(data, **extra), workdir, progress=False)
     return workdir
 
@@ -81,7 +82,10 @@ def test_what_a_run_writes(undisturbed):
     }
     scores = [line for line in lines if "eval/refined_iou" in line]
     assert [line["step"] for line in scores] == [4, 6]
-    assert all(0 <= line["eval/coarse_iou"] <= 1 for line in scores)
+    for prompts in ("", "points/"):
+        assert all(0 <= line[f"eval/{prompts}{masks}_iou"] <= 1 for line in scores for masks in ("coarse", "refined"))
+    assert scores[0]["eval/coarse_iou"] != scores[0]["eval/points/coarse_iou"]
+    assert list((undisturbed / "profile").rglob("*.xplane.pb"))
     assert [p.name for p in (undisturbed / "panels").iterdir()] == ["00000006.png"]
     assert list((undisturbed / "tensorboard").glob("events*"))
     model = build_model(training.TINY)
@@ -228,6 +232,9 @@ def test_bad_runs(data, tmp_path):
     (tmp_path / "empty" / "masks").mkdir()
     with pytest.raises(ValueError, match="must hold at least one sample"):
         train(tiny_config(tmp_path / "empty"), tmp_path / "b", progress=False)
+    unknown = tiny_config(data, eval_data=[f"folder:{data}"], evaluators=["circle"])
+    with pytest.raises(ValueError, match="evaluators must be of box, points, got 'circle'"):
+        train(unknown, tmp_path / "c", progress=False)
     with pytest.raises(ValueError, match="accumulate must divide batch_size 8, got 3"):
         tiny_config(data, accumulate=3)
     with pytest.raises(ValueError, match=r"model_parallel must divide the \d+ devices, got 64"):

@@ -9,12 +9,14 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from jax.sharding import AbstractMesh
 from training import REFINER, TINY, tiny_config
 
 from sam2refiner_jax import build_model
-from sam2refiner_jax.train.config import LossConfig, PromptConfig, TrainConfig
+from sam2refiner_jax.config import get_config
+from sam2refiner_jax.train.config import LossConfig, ModelConfig, PromptConfig, TrainConfig
 from sam2refiner_jax.train.loop import place
-from sam2refiner_jax.train.parts import PARTS, make_skeleton, starting_model, take_apart
+from sam2refiner_jax.train.parts import PARTS, describe_parts, make_skeleton, starting_model, take_apart
 from sam2refiner_jax.train.sharding import SMALLEST_SHARDED, global_batch, make_mesh, weight_sharding
 from sam2refiner_jax.train.step import compile_train_step, make_eval_step, make_optimizer, make_train_step
 
@@ -122,6 +124,23 @@ def test_weights_say_their_part(part, config):
     skeleton = make_skeleton(dataclasses.replace(config, trainable=(part,)), build_model(TINY).config, REFINER)
     weights = {name for name, _, variable in skeleton.variables if isinstance(variable, nnx.Param)}
     assert skeleton.trainable == {name for name in weights if name.startswith(BEGINNINGS[part])}
+
+
+def test_the_table_of_parts_counts_every_parameter():
+    config = TrainConfig(model=ModelConfig("sam2.1_hiera_t"))
+    skeleton = make_skeleton(config, get_config("sam2.1_hiera_t"), config.model.refiner)
+    rows = {}
+    for line in describe_parts(skeleton, make_mesh(1, jax.devices()[:1])).splitlines()[1:]:
+        part, *numbers = line.split()
+        rows[part] = [int(number.replace(",", "")) for number in numbers]
+    assert {*rows} == {*PARTS, "memory", "all"}
+    assert rows["all"] == [sum(column) for column in zip(*(rows[part] for part in rows if part != "all"), strict=True)]
+    assert [row[2] for part, row in rows.items() if part not in ("refiner", "all")] == [0] * 4
+    _, parameters, learning, held = rows["refiner"]
+    assert parameters == learning == held
+    assert rows["all"][1] - parameters == 38_962_498  # the official tiny model's
+    halved = describe_parts(skeleton, AbstractMesh((1, 2), ("data", "model"))).splitlines()[-1].split()
+    assert 0.5 * rows["all"][3] < int(halved[-1].replace(",", "")) < 0.6 * rows["all"][3]
 
 
 def test_all_is_every_part_that_photos_teach(config):
