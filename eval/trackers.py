@@ -121,6 +121,9 @@ class BaselineTracker:
     """The baselines: `box` repeats the first frame's box, `grabcut` cuts each frame from the last mask's grown box.
 
     Where GrabCut loses the object, it goes on looking in the last box it had.
+
+    Args:
+      baseline: what makes the masks: a `FilledBox` or a `GrabCut`.
     """
 
     def __init__(self, baseline: FilledBox):

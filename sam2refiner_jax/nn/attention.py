@@ -198,6 +198,8 @@ class Attention(nnx.Module):
       num_heads: attention heads.
       downsample_rate: the factor by which the inner channels are fewer than `dim`.
       kv_dim: channels of keys and values; `dim` unless given.
+      dtype: computation type, float32 or bfloat16.
+      rngs: keys of fresh weights.
     """
 
     def __init__(

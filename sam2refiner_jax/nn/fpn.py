@@ -17,6 +17,12 @@ class FpnNeck(nnx.Module):
 
     The two finer levels are lateral only, in all released models. `convs` runs from the coarsest level to the finest,
     as the official checkpoints number them.
+
+    Args:
+      stage_dims: channels of the trunk's four stages, highest resolution first.
+      dim: channels of every level.
+      dtype: computation type, float32 or bfloat16.
+      rngs: keys of fresh weights.
     """
 
     def __init__(self, stage_dims: tuple[int, ...], dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
@@ -30,7 +36,13 @@ class FpnNeck(nnx.Module):
 
 
 class ImageEncoder(nnx.Module):
-    """Trunk and neck."""
+    """Trunk and neck.
+
+    Args:
+      config: the model's configuration; its `trunk` and `hidden_dim` are read.
+      dtype: computation type, float32 or bfloat16.
+      rngs: keys of fresh weights.
+    """
 
     def __init__(self, config: SAM2Config, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.trunk = Hiera(config.trunk, dtype=dtype, rngs=rngs)

@@ -43,6 +43,15 @@ class MultiScaleAttention(nnx.Module):
     """Self-attention of a map within windows, or over all of it where `window` is 0; one that starts a stage pools.
 
     Maps are padded to whole windows with zeros, and the padded tokens do attend, as officially.
+
+    Args:
+      dim: channels of the map that comes in.
+      dim_out: channels of the result.
+      num_heads: attention heads, which share `dim_out` between them.
+      window: side of the windows, in tokens of the map that comes in; 0 to attend to all of it.
+      pool: take the maximum of every 2x2 queries, which halves the map's sides.
+      dtype: computation type, float32 or bfloat16.
+      rngs: keys of fresh weights.
     """
 
     def __init__(
@@ -64,7 +73,17 @@ class MultiScaleAttention(nnx.Module):
 
 
 class MultiScaleBlock(nnx.Module):
-    """A transformer block over a map, within windows (`window` > 0) or over all of it (`window` = 0)."""
+    """A transformer block over a map, within windows (`window` > 0) or over all of it (`window` = 0).
+
+    Args:
+      dim: channels of the map that comes in.
+      dim_out: channels of the result.
+      num_heads: attention heads, which share `dim_out` between them.
+      window: side of the windows, in tokens of the map that comes in; 0 to attend to all of it.
+      pool: halve the map's sides, as a block that starts a stage does; `dim_out` must differ from `dim` then.
+      dtype: computation type, float32 or bfloat16.
+      rngs: keys of fresh weights.
+    """
 
     def __init__(
         self, dim: int, dim_out: int, num_heads: int, *, window: int, pool: bool, dtype: DTypeLike, rngs: nnx.Rngs
@@ -88,7 +107,13 @@ class MultiScaleBlock(nnx.Module):
 
 
 class Hiera(nnx.Module):
-    """The hierarchical trunk; returns the outputs of all four stages."""
+    """The hierarchical trunk; returns the outputs of all four stages.
+
+    Args:
+      config: the trunk's configuration.
+      dtype: computation type, float32 or bfloat16.
+      rngs: keys of fresh weights.
+    """
 
     def __init__(self, config: HieraConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.dtype = dtype

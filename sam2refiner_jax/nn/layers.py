@@ -112,6 +112,12 @@ class UpConv2x2(nnx.Module):
     """The 2x2 stride-2 transposed convolution: every pixel becomes a 2x2 block of its own.
 
     Blocks do not overlap, so it is one matrix product and a reshape.
+
+    Args:
+      in_features: channels of the map that comes in.
+      out_features: channels of the result.
+      dtype: computation type, float32 or bfloat16.
+      rngs: keys of fresh weights.
     """
 
     def __init__(self, in_features: int, out_features: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
@@ -134,6 +140,8 @@ class MLP(nnx.Module):
     Args:
       features: widths, from the input's to the output's.
       activation: applied after every layer but the last.
+      dtype: computation type, float32 or bfloat16.
+      rngs: keys of fresh weights.
     """
 
     def __init__(

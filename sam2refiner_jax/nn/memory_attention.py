@@ -42,7 +42,14 @@ def rotate(x: Float[Array, "*b n d"], rotations: Rotations) -> Float[Array, "*b 
 
 
 class OneHeadAttention(nnx.Module):
-    """The projections of attention with one head; `kv_dim` are the channels of keys and values, `dim` unless given."""
+    """The projections of attention with one head; `kv_dim` are the channels of keys and values, `dim` unless given.
+
+    Args:
+      dim: channels of queries, of the head and of the output.
+      kv_dim: channels of keys and values before they are projected; `dim` unless given.
+      dtype: computation type, float32 or bfloat16.
+      rngs: keys of fresh weights.
+    """
 
     def __init__(self, dim: int, *, kv_dim: int | None = None, dtype: DTypeLike, rngs: nnx.Rngs):
         kv_dim = dim if kv_dim is None else kv_dim
@@ -158,7 +165,15 @@ def _average_of_one(q, map_keys, pointer_keys, memory: Memory):
 
 
 class MemoryAttentionLayer(nnx.Module):
-    """Self-attention of the frame, cross-attention to the memories, MLP; pre-norm, no dropout."""
+    """Self-attention of the frame, cross-attention to the memories, MLP; pre-norm, no dropout.
+
+    Args:
+      dim: channels of the frame's features.
+      memory_dim: channels of memory features and of the tokens that pointers are cut into.
+      mlp_dim: channels inside the MLP.
+      dtype: computation type, float32 or bfloat16.
+      rngs: keys of fresh weights.
+    """
 
     def __init__(self, dim: int, memory_dim: int, *, mlp_dim: int = 2048, dtype: DTypeLike, rngs: nnx.Rngs):
         self.self_attn = RoPESelfAttention(dim, dtype=dtype, rngs=rngs)
@@ -176,7 +191,14 @@ class MemoryAttentionLayer(nnx.Module):
 
 
 class MemoryAttention(nnx.Module):
-    """Conditions a frame's stride-16 features on memory features and object pointers."""
+    """Conditions a frame's stride-16 features on memory features and object pointers.
+
+    Args:
+      config: the model's configuration; its `hidden_dim`, `memory_dim` and `mlp_dim` are read.
+      num_layers: number of layers, one after the other.
+      dtype: computation type, float32 or bfloat16.
+      rngs: keys of fresh weights.
+    """
 
     def __init__(self, config: SAM2Config, *, num_layers: int = 4, dtype: DTypeLike, rngs: nnx.Rngs):
         self.layers = nnx.List(

@@ -16,7 +16,13 @@ __all__ = ["MemoryEncoder"]
 
 
 class MaskDownSampler(nnx.Module):
-    """Four stride-2 convolutions from the image's size to stride 16, each quadrupling the channels."""
+    """Four stride-2 convolutions from the image's size to stride 16, each quadrupling the channels.
+
+    Args:
+      dim: channels of the result, to which a last 1x1 convolution leads.
+      dtype: computation type, float32 or bfloat16.
+      rngs: keys of fresh weights.
+    """
 
     def __init__(self, dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         widths = (1, 4, 16, 64, 256)
@@ -38,6 +44,12 @@ class DepthwiseConv(nnx.Module):
 
     It is written as shifted multiply-adds, which XLA fuses into one loop; on CPUs that is ten times as fast as its
     grouped convolution.
+
+    Args:
+      dim: channels.
+      kernel_size: side of the kernel in pixels, an odd number.
+      dtype: type of the result; sums are float32 whatever it is.
+      rngs: keys of fresh weights.
     """
 
     def __init__(self, dim: int, kernel_size: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
@@ -58,7 +70,13 @@ class DepthwiseConv(nnx.Module):
 
 
 class CXBlock(nnx.Module):
-    """A ConvNeXt block (https://arxiv.org/abs/2201.03545)."""
+    """A ConvNeXt block (https://arxiv.org/abs/2201.03545).
+
+    Args:
+      dim: channels; four times as many inside.
+      dtype: computation type, float32 or bfloat16.
+      rngs: keys of fresh weights.
+    """
 
     def __init__(self, dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.dwconv = DepthwiseConv(dim, 7, dtype=dtype, rngs=rngs)
@@ -74,7 +92,14 @@ class CXBlock(nnx.Module):
 
 
 class MemoryEncoder(nnx.Module):
-    """Fuses unconditioned frame features with the frame's mask."""
+    """Fuses unconditioned frame features with the frame's mask.
+
+    Args:
+      config: the model's configuration; its `hidden_dim` and `memory_dim` are read.
+      num_layers: ConvNeXt blocks that the sum of features and mask goes through.
+      dtype: computation type, float32 or bfloat16.
+      rngs: keys of fresh weights.
+    """
 
     def __init__(self, config: SAM2Config, *, num_layers: int = 2, dtype: DTypeLike, rngs: nnx.Rngs):
         dim = config.hidden_dim

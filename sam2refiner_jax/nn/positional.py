@@ -14,7 +14,12 @@ __all__ = ["RandomPositionEncoding", "sine_encoding_1d", "sine_encoding_2d", "si
 
 
 class RandomPositionEncoding(nnx.Module):
-    """Random Fourier features of a place in the image (https://arxiv.org/abs/2006.10739)."""
+    """Random Fourier features of a place in the image (https://arxiv.org/abs/2006.10739).
+
+    Args:
+      dim: channels, an even number: sines, then as many cosines.
+      rngs: key of the random frequencies.
+    """
 
     def __init__(self, dim: int, *, rngs: nnx.Rngs):
         self.positional_encoding_gaussian_matrix = Buffer(normal(1.0)(rngs.params(), (2, dim // 2)))

@@ -63,6 +63,8 @@ class MaskDownscaling(nnx.Module):
       dim: channels of the result.
       in_features: channels of the maps; 1 for mask logits.
       hidden: channels at strides 8 and 16.
+      dtype: computation type, float32 or bfloat16.
+      rngs: keys of fresh weights.
     """
 
     def __init__(
@@ -87,7 +89,13 @@ class MaskDownscaling(nnx.Module):
 
 
 class PromptEncoder(nnx.Module):
-    """Embeds points and boxes as tokens and masks as a map."""
+    """Embeds points and boxes as tokens and masks as a map.
+
+    Args:
+      config: the model's configuration; its `hidden_dim` and `image_size` are read.
+      dtype: computation type, float32 or bfloat16; the places of points are coded in float32.
+      rngs: keys of fresh weights.
+    """
 
     def __init__(self, config: SAM2Config, *, dtype: DTypeLike, rngs: nnx.Rngs):
         dim = config.hidden_dim

@@ -15,8 +15,14 @@ class TwoWayAttentionBlock(nnx.Module):
     """Self-attention of the tokens, tokens to image, MLP on the tokens, image to tokens.
 
     Args:
+      dim: channels of tokens and image.
+      num_heads: heads of each of the three attentions.
+      mlp_dim: channels inside the MLP.
+      downsample_rate: the factor by which the two cross-attentions' inner channels are fewer than `dim`.
       skip_first_layer_pe: the block's self-attention replaces the tokens instead of adding to them, and adds no
         positional encoding: for the first block, whose tokens are their own encoding.
+      dtype: computation type, float32 or bfloat16.
+      rngs: keys of fresh weights.
     """
 
     def __init__(
@@ -72,7 +78,16 @@ class TwoWayAttentionBlock(nnx.Module):
 
 
 class TwoWayTransformer(nnx.Module):
-    """Blocks of the above and a last attention of the tokens to the image."""
+    """Blocks of the above and a last attention of the tokens to the image.
+
+    Args:
+      dim: channels of tokens and image.
+      mlp_dim: channels inside the blocks' MLPs.
+      depth: number of blocks.
+      num_heads: heads of every attention.
+      dtype: computation type, float32 or bfloat16.
+      rngs: keys of fresh weights.
+    """
 
     def __init__(
         self,

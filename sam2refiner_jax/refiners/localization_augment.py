@@ -45,6 +45,8 @@ class LocalizationAugment(nnx.Module):
       pool_windows: sides of the pooling windows, in cells of the assembled stride-8 map.
       position_scale: the positional encoding's `scale`.
       zero_init: start as the identity: both output projections are zero.
+      dtype: computation type, float32 or bfloat16.
+      rngs: keys of fresh weights.
     """
 
     def __init__(

@@ -19,6 +19,14 @@ class RefinementBlock(nnx.Module):
 
     The convolution of a concatenation is the sum of two, of which the trunk's does not depend on the prompts: `skip`
     computes it once an image.
+
+    Args:
+      dim: channels of the map that comes in.
+      stage_dim: channels of the trunk's stage.
+      dim_out: channels of the result, and to which the stage is projected.
+      keeps_size: the map that comes in is as large as the stage already.
+      dtype: computation type, float32 or bfloat16.
+      rngs: keys of fresh weights.
     """
 
     def __init__(self, dim: int, stage_dim: int, dim_out: int, *, keeps_size: bool, dtype: DTypeLike, rngs: nnx.Rngs):
@@ -47,6 +55,8 @@ class MaskRefinement(nnx.Module):
       block_dims: channels of the blocks at strides 16, 8 and 4.
       upscale_dims: channels of the two transposed convolutions, at strides 2 and 1.
       residual: add to the upsampled coarse mask, starting with nothing, instead of replacing it.
+      dtype: computation type, float32 or bfloat16.
+      rngs: keys of fresh weights.
     """
 
     def __init__(
@@ -107,7 +117,13 @@ class MaskRefinement(nnx.Module):
 
 
 class UpscalingHead(nnx.Module):
-    """From the object embedding to a mask at stride 4, as the mask decoder upscales: for ablations without the UNet."""
+    """From the object embedding to a mask at stride 4, as the mask decoder upscales: for ablations without the UNet.
+
+    Args:
+      dim: channels of the object embedding; a quarter of them at stride 8, an eighth at stride 4.
+      dtype: computation type, float32 or bfloat16.
+      rngs: keys of fresh weights.
+    """
 
     def __init__(self, dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.up1 = UpConv2x2(dim, dim // 4, dtype=dtype, rngs=rngs)

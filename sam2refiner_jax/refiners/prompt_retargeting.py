@@ -19,7 +19,13 @@ BRANCHES = (3, 5, 7)
 
 
 class ReceptiveFieldBlock(nnx.Module):
-    """Convolutions of several reaches side by side, after RFB (https://arxiv.org/abs/1711.07767), with a shortcut."""
+    """Convolutions of several reaches side by side, after RFB (https://arxiv.org/abs/1711.07767), with a shortcut.
+
+    Args:
+      dim: channels of input and result; a quarter of them inside each branch.
+      dtype: computation type, float32 or bfloat16.
+      rngs: keys of fresh weights.
+    """
 
     def __init__(self, dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         inner = dim // 4
@@ -74,6 +80,8 @@ class PromptRetargeting(nnx.Module):
       mlp_dim: channels inside the MLP of the tokens.
       click_radius: radius of clicks in the dense map, in its cells.
       image_size: side of the model's input.
+      dtype: computation type, float32 or bfloat16.
+      rngs: keys of fresh weights.
     """
 
     def __init__(

@@ -82,7 +82,14 @@ class Prepared:
 
 @register_refiner("sam2refiner", SAM2RefinerConfig)
 class SAM2Refiner(Refiner):
-    """The three modules around the frozen decoder."""
+    """The three modules around the frozen decoder.
+
+    Args:
+      config: the refiner's configuration.
+      base: the model's; its `hidden_dim`, `image_size` and trunk's `stage_dims` are read.
+      dtype: computation type, float32 or bfloat16.
+      rngs: keys of fresh weights.
+    """
 
     def __init__(self, config: SAM2RefinerConfig, base: SAM2Config, *, dtype: DTypeLike, rngs: nnx.Rngs):
         dim = base.hidden_dim

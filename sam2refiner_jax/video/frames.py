@@ -34,7 +34,11 @@ DECODED_FRAMES = 32
 
 
 class Ahead(Generic[T]):
-    """A call that runs in a thread of its own while others work. The thread ends with the call, or with the program."""
+    """A call that runs in a thread of its own while others work. The thread ends with the call, or with the program.
+
+    Args:
+      call: what to run, without arguments; it starts at once.
+    """
 
     def __init__(self, call: Callable[[], T]):
         self._call = call
@@ -121,7 +125,12 @@ class Frames:
 
 
 class FrameList(Frames):
-    """Frames that are in memory already."""
+    """Frames that are in memory already.
+
+    Args:
+      photos: the frames in order, all of one size; at least one.
+      size: side of the model's input.
+    """
 
     def __init__(self, photos: Sequence[Photo] | np.ndarray, size: int):
         if len(photos) == 0:
@@ -153,6 +162,10 @@ class FrameFolder(Frames):
 
     They are read as photos are, upright by their EXIF orientation, where the official package takes them as stored.
     Where there are JPEGs, they are the frames, as officially, and other pictures beside them are not.
+
+    Args:
+      folder: where the pictures are; all have one size.
+      size: side of the model's input.
     """
 
     def __init__(self, folder: Path, size: int):
@@ -224,6 +237,10 @@ class VideoFile(Frames):
 
     Any frame can be asked for; in order is fastest. The last few decoded frames are kept, so that going backwards
     decodes a stretch at a time.
+
+    Args:
+      source: the file, or its bytes.
+      size: side of the model's input.
     """
 
     def __init__(self, source: Path | bytes, size: int):

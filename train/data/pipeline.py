@@ -89,6 +89,11 @@ class BatchIterator(grain.DatasetIterator):
     Its state is the number of the next batch, which means the same for any number of processes and workers. A sample
     that cannot be read raises the ValueError of its source, which names the file: none is skipped. Close it to end its
     workers.
+
+    Args:
+      samples: this process's part of the stream, one sample an element.
+      batch_size: samples in each of its batches.
+      workers: processes that make samples ahead; 0 for threads of this one.
     """
 
     def __init__(self, samples: grain.MapDataset, batch_size: int, workers: int):
