@@ -4,22 +4,34 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from sam2refiner_jax.checkpoints import is_refiner
+from sam2refiner_jax.checkpoints import REFINER_FOLDER, few, is_checkpoint, is_refiner, load_weights, read_refiner
+from sam2refiner_jax.refiners.base import kind_of
 
-from .writing import convert_checkpoint, export_checkpoint, export_refiner
+from .reading import read_official
+from .writing import compare_weights, convert_checkpoint, export_checkpoint, export_refiner
 
 __all__ = ["convert", "export"]
 
 
-def convert(source: Positional[str], output_dir: Positional[Path]) -> None:
+def convert(source: Positional[str], output_dir: Positional[Path], *, base: str | None = None) -> None:
     """Turn an official PyTorch checkpoint into a directory that JAX loads.
 
     Args:
-      source: An official .pt, a .safetensors of the same tensors, or a Hugging Face id (facebook/sam2.1-hiera-tiny).
+      source: An official .pt, a .safetensors of the same tensors, or a Hugging Face id (facebook/sam2.1-hiera-tiny,
+        lkeab/hq-sam).
       output_dir: The directory to write; it must not exist yet.
+      base: Another checkpoint of the model, such as the official one beside HQ-SAM 2's, to say whether the weights are
+        the same.
     """
+    other = None if base is None else read_official(base)[1]
     config = convert_checkpoint(source, output_dir)
-    print(f"{config.name}: written to {output_dir}")
+    refiner = output_dir / REFINER_FOLDER
+    joined = f" with its refiner {kind_of(read_refiner(refiner)[0])}" if is_checkpoint(refiner) else ""
+    print(f"{config.name}{joined}: written to {output_dir}")
+    if other is not None:
+        differences = compare_weights(load_weights(output_dir)[1], other)
+        each = few([f"{name} by up to {distance:.1e}" for name, distance in differences.items()])
+        print(f"weights that differ from {base}: {len(differences)} of {len(other)}{each and ': ' + each}")
 
 
 def export(checkpoint: Positional[Path], output: Positional[Path]) -> None:

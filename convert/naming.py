@@ -9,13 +9,16 @@ from flax import nnx
 
 from sam2refiner_jax.checkpoints import CheckpointError
 
-__all__ = ["official_key", "official_layout", "our_layout", "torch_axes", "torch_key"]
+__all__ = ["JOINED", "official_key", "official_layout", "our_layout", "torch_axes", "torch_key"]
 
 # The official modules that are numbered sequences have named parts here.
 _SEQUENCES = {
     "mask_downscaling": {"conv1": 0, "norm1": 1, "conv2": 3, "norm2": 4, "conv3": 6},
     "output_upscaling": {"conv1": 0, "norm": 1, "conv2": 3},
+    "embedding_maskfeature": {"conv1": 0, "norm": 1, "conv2": 3},
 }
+# Refiners whose checkpoints hold the base too, by kind: what stands before their tensors' names there.
+JOINED = {"hq_sam2": "sam_mask_decoder."}
 _PARAMETERS = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
 
 

@@ -1,5 +1,6 @@
 """Reading official checkpoints: files of PyTorch or safetensors, folders of them, or a Hugging Face id."""
 
+import dataclasses
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -7,22 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax import nnx
 
 from sam2refiner_jax.checkpoints import (
     CheckpointError,
     Weights,
     check_finite,
     check_shapes,
+    describe_refiner,
     describe_weights,
     few,
     is_checkpoint,
 )
 from sam2refiner_jax.config import PRESETS, SAM2Config
+from sam2refiner_jax.refiners import REFINERS
 
 from .files import INSTALL_HINT, as_array, first_line, open_tensors
-from .naming import official_key, our_layout, torch_axes
+from .naming import JOINED, official_key, our_layout, torch_axes
 
-__all__ = ["find_tensors", "read_official", "recognise", "weights_from_official"]
+__all__ = ["find_tensors", "OfficialModel", "read_model", "read_official", "recognise", "weights_from_official"]
 
 # Every SAM 2 model has it, and its shape tells their sizes.
 PATCHES = "image_encoder.trunk.patch_embed.proj.weight"
@@ -32,15 +36,40 @@ WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_
 USUAL_NAMES = {"model", "state_dict", "model_state_dict", "sam2_model", "sam2"}
 
 
+# Repositories on Hugging Face whose file is not named after them.
+FILES = {"lkeab/hq-sam": "sam2.1_hq_hiera_large.pt"}
+
+
+@dataclasses.dataclass(frozen=True)
+class OfficialModel:
+    """What an official checkpoint holds, in our layout.
+
+    Attributes:
+      config: of the model.
+      weights: of the model, without a refiner's.
+      refiner: the configuration and the weights of the refiner that the file holds as well; None if it holds none.
+    """
+
+    config: SAM2Config
+    weights: Weights
+    refiner: tuple[Any, Weights] | None = None
+
+
 def read_official(source: str | os.PathLike[str]) -> tuple[SAM2Config, Weights]:
-    """The configuration and the weights, in our layout, of an official checkpoint.
+    """The configuration and the weights of the model in an official checkpoint, as `read_model` finds them."""
+    found = read_model(source)
+    return found.config, found.weights
+
+
+def read_model(source: str | os.PathLike[str]) -> OfficialModel:
+    """What an official checkpoint holds: a model of SAM 2, or one of HQ-SAM 2, which is a model and a refiner.
 
     Strict: every tensor of the model's dictionary is used once, every parameter of the model is filled, all shapes are
     right, all numbers finite. The model may lie under other names in the file (`find_tensors`).
 
     Args:
       source: path of a .pt or .safetensors file, of the index of one in several files, or of a folder that holds one of
-        these; or a Hugging Face id such as "facebook/sam2.1-hiera-tiny".
+        these; or a Hugging Face id such as "facebook/sam2.1-hiera-tiny" or "lkeab/hq-sam".
 
     Raises:
       CheckpointError: naming what is wrong with it.
@@ -49,7 +78,7 @@ def read_official(source: str | os.PathLike[str]) -> tuple[SAM2Config, Weights]:
     try:
         if is_checkpoint(path):
             raise CheckpointError("this is a checkpoint directory already; it is loaded as it is")
-        return weights_from_official(find_tensors(open_tensors(path)))
+        return model_from_official(find_tensors(open_tensors(path)))
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
 
@@ -66,14 +95,41 @@ def weights_from_official(tensors: dict[str, Any]) -> tuple[SAM2Config, Weights]
     Raises:
       CheckpointError: listing missing, surplus and wrongly shaped tensors; naming one with NaN or infinities.
     """
+    found = model_from_official(tensors)
+    return found.config, found.weights
+
+
+def model_from_official(tensors: dict[str, Any]) -> OfficialModel:
+    """The same with the refiner, if the tensors of one are among them."""
     config = recognise(tensors)
-    described = describe_weights(config)
-    axes = {path: torch_axes(path, weight) for path, weight in described.items()}
-    expected = {
-        official_key(path): tuple(weight.shape[axis] for axis in axes[path]) for path, weight in described.items()
-    }
+    parts = [("", describe_weights(config))]
+    kind = next((kind for kind in JOINED if any(key in tensors for key in _keys(*_joined(kind, config)))), None)
+    if kind is not None:
+        parts.append(_joined(kind, config))
+    expected = {key: shape for part in parts for key, shape in _keys(*part).items()}
     check_shapes(expected, {key: tuple(tensor.shape) for key, tensor in tensors.items()})
-    return config, {path: our_layout(_pop_as_float32(tensors, official_key(path)), axes[path]) for path in described}
+    weights, *refiners = [_pop_weights(tensors, *part) for part in parts]
+    return OfficialModel(config, weights, None if kind is None else (REFINERS[kind].Config(), refiners[0]))
+
+
+def _pop_weights(tensors: dict[str, Any], prefix: str, described: Mapping[str, nnx.Variable]) -> Weights:
+    return {
+        path: our_layout(_pop_as_float32(tensors, prefix + official_key(path)), torch_axes(path, weight))
+        for path, weight in described.items()
+    }
+
+
+def _joined(kind: str, base: SAM2Config) -> tuple[str, dict[str, nnx.Variable]]:
+    """What precedes the names of a refiner's tensors in a checkpoint that holds the base too, and its weights."""
+    return JOINED[kind], describe_refiner(REFINERS[kind].Config(), base)
+
+
+def _keys(prefix: str, described: Mapping[str, nnx.Variable]) -> dict[str, tuple[int, ...]]:
+    """The shapes of tensors by their official names."""
+    return {
+        prefix + official_key(path): tuple(weight.shape[axis] for axis in torch_axes(path, weight))
+        for path, weight in described.items()
+    }
 
 
 def find_tensors(content: Mapping[Any, Any]) -> dict[str, Any]:
@@ -130,6 +186,8 @@ def _what_else(tensors: list[tuple[str, Any]]) -> str:
     names = [name for name, _ in tensors]
     if any(name.startswith(("vision_encoder.", "shared_image_embedding.")) for name in names):
         return "this is a checkpoint in the format of the transformers library; use the official .pt of the model"
+    if any("compress_vit_feat." in name for name in names):
+        return "this is a checkpoint of HQ-SAM 1 (compress_vit_feat), not of HQ-SAM 2 (sam2.1_hq_hiera_large.pt)"
     if any(name.endswith("image_encoder.patch_embed.proj.weight") for name in names):
         return "this is a checkpoint of the first Segment Anything, not of SAM 2"
     shown = few([f"{name} {tuple(tensor.shape)}" for name, tensor in tensors]) or "no tensor"
@@ -168,7 +226,7 @@ def _local_file(source: str | os.PathLike[str]) -> Path:
     except ImportError as error:
         raise CheckpointError(f"downloading {source} needs huggingface_hub: {INSTALL_HINT}") from error
     # facebook/sam2.1-hiera-base-plus holds sam2.1_hiera_base_plus.pt, and so do the other seven.
-    filename = path.name.replace("-", "_") + ".pt"
+    filename = FILES.get(str(source), path.name.replace("-", "_") + ".pt")
     try:
         return Path(hf_hub_download(str(source), filename))
     except Exception as error:

@@ -99,5 +99,5 @@ def _config_file(checkpoint: str) -> str:
     if not Path(checkpoint).is_file():
         raise ValueError(f"the segmenter sam2 needs the official .pt on disk, got {checkpoint}")
     (reader,) = importlib.metadata.entry_points(group="sam2refiner_jax.checkpoint_readers", name="official")
-    name = reader.load()(checkpoint)[0].name
+    name = reader.load()(checkpoint).config.name
     return f"configs/{name.split('_')[0]}/{name}.yaml"

@@ -19,7 +19,7 @@ from .atomic import new_directory
 from .config import SAM2Config, get_config
 from .nn.initializers import NoKeys
 from .nn.weights import storage_dtype
-from .refiners.base import Refiner, build_refiner, read_refiner_config
+from .refiners.base import Refiner, build_refiner, kind_of, read_refiner_config
 from .sam2 import SAM2
 
 __all__ = [
@@ -106,8 +106,8 @@ def load_model(
     Args:
       source: a directory written by `save_model` or `sam2refiner convert`; "nano", the small model that comes with
         the package, unless a folder of that name here holds a checkpoint, which is warned of; or, with the `convert`
-        extra installed, what `sam2refiner_jax.convert.read_official` reads: an official .pt, a .safetensors of the
-        same tensors, a folder of one, or a Hugging Face id such as "facebook/sam2.1-hiera-large".
+        extra installed, what `sam2refiner_jax.convert.read_model` reads: an official .pt, a .safetensors of the same
+        tensors, a folder of one, or a Hugging Face id such as "facebook/sam2.1-hiera-large" or "lkeab/hq-sam".
       refiner: a directory written by `save_refiner`. Unless given, the refiner that `source` was saved with, if any.
       dtype: computation type, float32 or bfloat16. In bfloat16 the weights of matrix products and convolutions are
         stored so too.
@@ -119,14 +119,18 @@ def load_model(
     """
     dtype = _compute_dtype(dtype)
     source = _found(source)
+    found_refiner: tuple[Any, Weights] | None = None
     if is_checkpoint(source):
         config, weights = load_weights(source)
         if refiner is None and (Path(source) / REFINER_FOLDER).is_dir():
             refiner = Path(source) / REFINER_FOLDER
     else:
-        config, weights = _official_reader()(source)
+        found = _official_reader()(source)
+        config, weights, found_refiner = found.config, found.weights, found.refiner
     model = model_from_weights(config, weights, dtype=dtype)
-    return model if refiner is None else model.with_refiner(load_refiner(refiner, config, dtype=dtype))
+    if refiner is not None:
+        return model.with_refiner(load_refiner(refiner, config, dtype=dtype))
+    return model if found_refiner is None else model.with_refiner(_filled_refiner(*found_refiner, config, dtype))
 
 
 def _found(source: str | os.PathLike[str]) -> Path | str:
@@ -156,11 +160,8 @@ def save_model(model: SAM2, directory: str | os.PathLike[str]) -> None:
     Raises:
       FileExistsError: if `directory` exists already.
     """
-    with new_directory(directory) as partial:
-        _write_weights(partial, {"model": model.config.to_dict()}, weights_of(model))
-        if model.refiner is not None:
-            (partial / REFINER_FOLDER).mkdir()
-            _write_refiner(partial / REFINER_FOLDER, model)
+    refiner = None if model.refiner is None else _refiner_of(model)
+    save_weights(directory, model.config, weights_of(model), refiner=refiner)
 
 
 def save_refiner(model: SAM2, directory: str | os.PathLike[str]) -> None:
@@ -175,7 +176,7 @@ def save_refiner(model: SAM2, directory: str | os.PathLike[str]) -> None:
     if not _flat_variables(model.refiner):
         raise ValueError("the model's refiner has no parameters to save")
     with new_directory(directory) as partial:
-        _write_refiner(partial, model)
+        _write_refiner(partial, model.config, *_refiner_of(model))
 
 
 def load_refiner(directory: str | os.PathLike[str], base: SAM2Config, *, dtype: DTypeLike = jnp.float32) -> Refiner:
@@ -189,7 +190,10 @@ def load_refiner(directory: str | os.PathLike[str], base: SAM2Config, *, dtype: 
     if needed != sizes:
         differences = [f"{k} {needed[k]}, the model has {v}" for k, v in sizes.items() if needed[k] != v]
         raise CheckpointError(f"{directory} holds a refiner for other models: it needs {'; '.join(differences)}")
-    dtype = _compute_dtype(dtype)
+    return _filled_refiner(config, weights, base, _compute_dtype(dtype))
+
+
+def _filled_refiner(config: Any, weights: Mapping[str, Any], base: SAM2Config, dtype: np.dtype) -> Refiner:
     refiner = _abstract_refiner(config, base, dtype)
     _set_variables(refiner, weights, dtype)
     return refiner
@@ -229,15 +233,18 @@ def _model_of_sizes(hidden_dim: int, stage_dims: list[int]) -> SAM2Config:
     return dataclasses.replace(config, hidden_dim=hidden_dim, trunk=trunk)
 
 
-def _write_refiner(directory: Path, model: SAM2) -> None:
+def _refiner_of(model: SAM2) -> tuple[Any, Weights]:
     assert model.refiner is not None
+    return model.refiner.config, {path: variable[...] for path, variable in _flat_variables(model.refiner).items()}
+
+
+def _write_refiner(directory: Path, base: SAM2Config, config: Any, weights: Mapping[str, Any]) -> None:
     entry = {
-        "kind": model.refiner.kind,
-        "config": dataclasses.asdict(model.refiner.config),
-        "base": _sizes(model.config),
-        "model": model.config.to_dict(),
+        "kind": kind_of(config),
+        "config": dataclasses.asdict(config),
+        "base": _sizes(base),
+        "model": base.to_dict(),
     }
-    weights = {path: variable[...] for path, variable in _flat_variables(model.refiner).items()}
     _write_weights(directory, {"refiner": entry}, weights)
 
 
@@ -319,10 +326,19 @@ def check_finite(name: str, array: np.ndarray) -> None:
         )
 
 
-def save_weights(directory: str | os.PathLike[str], config: SAM2Config, weights: Mapping[str, Any]) -> None:
-    """Writes a checkpoint directory; see `save_model`."""
+def save_weights(
+    directory: str | os.PathLike[str],
+    config: SAM2Config,
+    weights: Mapping[str, Any],
+    *,
+    refiner: tuple[Any, Mapping[str, Any]] | None = None,
+) -> None:
+    """Writes a checkpoint directory, with the configuration and weights of a refiner if given; see `save_model`."""
     with new_directory(directory) as partial:
         _write_weights(partial, {"model": config.to_dict()}, weights)
+        if refiner is not None:
+            (partial / REFINER_FOLDER).mkdir()
+            _write_refiner(partial / REFINER_FOLDER, config, *refiner)
 
 
 def _write_weights(directory: Path, document: dict[str, Any], weights: Mapping[str, Any]) -> None:

@@ -84,18 +84,27 @@ class SAM2(nnx.Module):
         """What the mask decoder reads at stride 16 when there is no memory: an image, or a video's first frame."""
         return features.embedding + self.no_mem_embed[...].astype(self.dtype)[None]
 
-    def decode(self, embedding: Float[Array, "b h w c"], features: ImageFeatures, prompts: Prompts) -> DecoderOutput:
+    def decode(
+        self,
+        embedding: Float[Array, "b h w c"],
+        features: ImageFeatures,
+        prompts: Prompts,
+        *,
+        with_refiner: bool = False,
+    ) -> DecoderOutput:
         """Decodes one object per row.
 
         Args:
           embedding: stride-16 features that the decoder reads: `image_embedding`, or memory-conditioned ones.
           features: the image of each object; gives the finer levels.
           prompts: the objects' prompts.
+          with_refiner: take along the refiner's extra tokens, if there is a refiner and it has any.
         """
+        extra = self.refiner.extra_tokens() if with_refiner and self.refiner is not None else None
         with self.precision():
             sparse, exists, dense = self.sam_prompt_encoder(prompts)
             image_pe = self.sam_prompt_encoder.image_encoding()
-            return self.sam_mask_decoder(embedding, image_pe, sparse, exists, dense, features.high_res)
+            return self.sam_mask_decoder(embedding, image_pe, sparse, exists, dense, features.high_res, extra)
 
     def encode(self, images: Float[Array, "b s s 3"], views: Float[Array, "b v s s 3"] | None = None) -> ImageFeatures:
         """All that decoding and refining need of normalised images: `encode_image` and, with a refiner, `prepare`.
@@ -142,14 +151,14 @@ class SAM2(nnx.Module):
             return self.refiner.augment(embedding, features.refiner)
 
     def refine(
-        self, features: ImageFeatures, output: DecoderOutput, masks: Float[Array, "b m m"], prompts: Prompts
+        self, features: ImageFeatures, output: DecoderOutput, masks: Float[Array, "b *k m m"], prompts: Prompts
     ) -> Refined:
-        """Masks at the input's size, one for each object.
+        """Finer masks, one for each that is given.
 
         Args:
           features: the image of each object, from `encode`.
-          output: what the decoder made of it.
-          masks: of its masks, the logits of the one to refine.
+          output: what the decoder made of it, `with_refiner`.
+          masks: of its masks, the logits of the one to refine, or of several, if the refiner takes that.
           prompts: the objects' prompts.
         """
         assert self.refiner is not None

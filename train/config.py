@@ -6,7 +6,7 @@ from typing import Any
 
 from ..config import dataclass_from_dict
 from ..refiners import SAM2RefinerConfig
-from ..refiners.base import REFINERS, read_refiner_config
+from ..refiners.base import kind_of, read_refiner_config
 
 __all__ = [
     "AugmentConfig",
@@ -276,8 +276,7 @@ class TrainConfig:
         values = dataclasses.asdict(self)
         refiner = self.model.refiner
         if refiner is not None:
-            kinds = {cls.Config: kind for kind, cls in REFINERS.items()}
-            values["model"]["refiner"] = {"kind": kinds[type(refiner)], "config": dataclasses.asdict(refiner)}
+            values["model"]["refiner"] = {"kind": kind_of(refiner), "config": dataclasses.asdict(refiner)}
         return json.loads(json.dumps(values))
 
     @classmethod

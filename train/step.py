@@ -169,7 +169,7 @@ def predict(
             losses[name] = losses.get(name, 0.0) + value / (1 + config.prompts.corrections)
 
     def decode(prompts) -> tuple[DecoderOutput, Float[Array, "b m m"]]:
-        output = model.decode(embedding, features, prompts)
+        output = model.decode(embedding, features, prompts, with_refiner=True)
         if loss.coarse:
             add(coarse_losses(output, truth, loss))
         return output, select_single_mask(output, model.config)[0][:, 0]
@@ -183,6 +183,8 @@ def predict(
         result = model.refine(features, output, coarse, prompts)
         losses |= refined_losses(result, truth, loss)
         refined = result.masks
+        if refined.shape != truth.shape:
+            refined = resize_bilinear(refined[..., None], truth.shape[-2:])[..., 0]
     return Prediction(losses, prompts, coarse, refined)
 
 

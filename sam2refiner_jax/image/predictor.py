@@ -38,11 +38,14 @@ class Masks:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class RefinedMasks:
-    """Refined logits at the model's input size, the coarse mask that each was made of, and that one's predicted IoU."""
+    """Refined logits, the low-resolution ones for a next prompt, and predicted IoU.
 
-    masks: Float[Array, "objects 1 s s"]
-    coarse: Float[Array, "objects 1 m m"]
-    iou: Float[Array, "objects 1"]
+    One mask for each object or, of a refiner that refines each mask, four: the single one, then the three.
+    """
+
+    masks: Float[Array, "objects k _ _"]
+    low_res: Float[Array, "objects k m m"]
+    iou: Float[Array, "objects k"]
 
 
 @jax.tree_util.register_dataclass
@@ -93,15 +96,22 @@ def refine_prompts(
     prompts: Prompts,
     multimask: Bool[Array, ""] | np.bool_,
 ) -> RefinedMasks:
-    """One refined mask for each object: of the best of three masks if `multimask`, else of the single one."""
+    """Refined masks: of the best of three masks if `multimask`, else of the single one; or of all four."""
+    assert model.refiner is not None
     assert photos.augmented is not None
     features = photos.features.take(photo_index)
-    output = model.decode(photos.augmented[photo_index], features, prompts)
+    output = model.decode(photos.augmented[photo_index], features, prompts, with_refiner=True)
     best = 1 + jnp.argmax(output.iou[:, 1:], axis=1)[:, None]
     single, single_iou = select_single_mask(output, model.config)
-    coarse = jnp.where(multimask, jnp.take_along_axis(output.masks, best[:, :, None, None], axis=1), single)
-    iou = jnp.where(multimask, jnp.take_along_axis(output.iou, best, axis=1), single_iou)
-    return RefinedMasks(model.refine(features, output, coarse[:, 0], prompts).masks[:, None], coarse, iou)
+    if model.refiner.refines_each:
+        coarse = jnp.concatenate([single, output.masks[:, 1:]], axis=1)
+        iou = jnp.concatenate([single_iou, output.iou[:, 1:]], axis=1)
+        masks = model.refine(features, output, coarse, prompts).masks
+    else:
+        coarse = jnp.where(multimask, jnp.take_along_axis(output.masks, best[:, :, None, None], axis=1), single)
+        iou = jnp.where(multimask, jnp.take_along_axis(output.iou, best, axis=1), single_iou)
+        masks = model.refine(features, output, coarse[:, 0], prompts).masks[:, None]
+    return RefinedMasks(masks, masks if model.refiner.stride == 4 else coarse, iou)
 
 
 class SAM2ImagePredictor:
@@ -194,7 +204,8 @@ class SAM2ImagePredictor:
           return_logits: masks as logits instead of 0 and 1.
           normalize_coords: False if coordinates are already in [0, 1] of the photo's width and height.
           refine: let the model's refiner make one fine mask of the best of three masks (`multimask_output`) or of the
-            single one; by default if the model has a refiner. The low-resolution logits are then the coarse mask's.
+            single one, or one of each where it works so (HQ-SAM 2); by default if the model has a refiner. The
+            low-resolution logits are then the coarse mask's, unless the refined ones are at that resolution themselves.
 
         Returns:
           Masks (c, h, w) of the photo's size, float32; their predicted IoU (c,); their low-resolution logits
@@ -293,7 +304,10 @@ class SAM2ImagePredictor:
                 chosen = (masks.single, masks.single, masks.single_iou)
         else:
             refined = refine_prompts(self.model, self._photos, photo_index, packed, np.bool_(multimask_output))
-            chosen = (refined.masks, refined.coarse, refined.iou)
+            chosen = (refined.masks, refined.low_res, refined.iou)
+            if self.model.refiner.refines_each:
+                kept = slice(1, None) if multimask_output else slice(1)
+                chosen = tuple(array[:, kept] for array in chosen)
         logits, low_res, iou = map(np.asarray, jax.device_get(chosen))
 
         results = []

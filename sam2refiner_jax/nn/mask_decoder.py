@@ -27,8 +27,10 @@ class DecoderOutput:
       masks: float32 logits at stride 4. Mask 0 is for unambiguous prompts, 1 to 3 for ambiguous ones.
       iou: predicted IoU of each mask with the truth, in [0, 1].
       object_score_logits: positive where the object is in the image.
-      tokens: final output tokens, in the order object score, IoU, the four masks, then the prompt's.
+      tokens: final output tokens, in the order object score, IoU, the four masks, extra ones, then the prompt's.
       image: the image side of the transformer's output at stride 16.
+      upscaled: the same at stride 4, with the encoder's finer features: what masks are products of.
+      extra: how many extra tokens there are.
     """
 
     masks: Float[Array, "b 4 m m"]
@@ -36,6 +38,13 @@ class DecoderOutput:
     object_score_logits: Float[Array, "b 1"]
     tokens: Float[Array, "b t c"]
     image: Float[Array, "b h w c"]
+    upscaled: Float[Array, "b m m c8"]
+    extra: int = dataclasses.field(default=0, metadata={"static": True})
+
+    @property
+    def extra_tokens(self) -> Float[Array, "b k c"]:
+        """What became of the extra tokens."""
+        return self.tokens[:, 2 + NUM_MASK_TOKENS : 2 + NUM_MASK_TOKENS + self.extra]
 
     @property
     def mask_tokens(self) -> Float[Array, "b 4 c"]:
@@ -90,6 +99,7 @@ class MaskDecoder(nnx.Module):
         sparse_mask: Bool[Array, "b n"],
         dense: Float[Array, "b h w c"],
         high_res: tuple[Float[Array, "b _ _ _"], Float[Array, "b _ _ _"]],
+        extra_tokens: Float[Array, "k c"] | None = None,
     ) -> DecoderOutput:
         """Decodes a batch of objects.
 
@@ -100,10 +110,12 @@ class MaskDecoder(nnx.Module):
           sparse_mask: which of those tokens exist; the others take no part in attention.
           dense: embedded mask prompt.
           high_res: the projected features at strides 4 and 8 (`conv_s0`, `conv_s1`).
+          extra_tokens: output tokens that are not the decoder's own, to go between its own and the prompt's.
         """
         b, h, w, c = image.shape
         embeds = (self.obj_score_token, self.iou_token, self.mask_tokens)
-        output_tokens = jnp.concatenate([e.embedding[...] for e in embeds]).astype(sparse.dtype)
+        extra = [] if extra_tokens is None else [extra_tokens]
+        output_tokens = jnp.concatenate([*(e.embedding[...] for e in embeds), *extra]).astype(sparse.dtype)
         tokens = jnp.concatenate([jnp.broadcast_to(output_tokens, (b, *output_tokens.shape)), sparse], axis=1)
         token_mask = jnp.pad(sparse_mask, ((0, 0), (output_tokens.shape[0], 0)), constant_values=True)
 
@@ -121,6 +133,8 @@ class MaskDecoder(nnx.Module):
             object_score_logits=self.pred_obj_score_head(tokens[:, 0]).astype(jnp.float32),
             tokens=tokens,
             image=image,
+            upscaled=upscaled,
+            extra=sum(map(len, extra)),
         )
 
 

@@ -1,11 +1,12 @@
 """What a refiner is, and the registry by which models find one. Nothing outside this package knows any single one.
 
-A refiner stands around the mask decoder. `SAM2` calls it in four places:
+A refiner stands around the mask decoder. `SAM2` calls it in five places:
 
 1. `view_boxes`: parts of the image that it wants encoded as images of their own, in one batch with the whole;
 2. `prepare`: once an image, what it keeps of image and features, whatever the prompts;
 3. `augment`: what the decoder reads at stride 16;
-4. `__call__`: a mask of the input's size from the decoder's outputs.
+4. `extra_tokens`: output tokens of its own, which the decoder takes along with those of its masks;
+5. `__call__`: masks from the decoder's outputs.
 """
 
 import dataclasses
@@ -32,6 +33,7 @@ __all__ = [
     "RefinerInputs",
     "build_refiner",
     "cut_views",
+    "kind_of",
     "read_refiner_config",
     "register_refiner",
 ]
@@ -48,7 +50,7 @@ class RefinerInputs:
     Attributes:
       prepared: what `Refiner.prepare` made of the object's image.
       decoder: all that the mask decoder computed.
-      masks: of its masks, the logits of the one to refine.
+      masks: of its masks, the logits of the one to refine, or of several (`Refiner.refines_each`).
       prompts: the prompts. In a video those of the first prompted frame, if `Refiner.reuse_first_prompt`.
       sparse: their embedded points and boxes.
       sparse_mask: which of these exist.
@@ -57,7 +59,7 @@ class RefinerInputs:
 
     prepared: Any
     decoder: DecoderOutput
-    masks: Float[Array, "b m m"]
+    masks: Float[Array, "b *k m m"]
     prompts: Prompts
     sparse: Float[Array, "b n c"]
     sparse_mask: Bool[Array, "b n"]
@@ -70,11 +72,11 @@ class Refined:
     """Refined masks.
 
     Attributes:
-      masks: float32 logits at the size of the model's input.
+      masks: float32 logits, one for each mask given, at the stride that the refiner says (`Refiner.stride`).
       auxiliary: logits of other sizes that only training reads.
     """
 
-    masks: Float[Array, "b s s"]
+    masks: Float[Array, "b *k _ _"]
     auxiliary: tuple[Float[Array, "b _ _"], ...] = ()
 
 
@@ -92,6 +94,9 @@ class Refiner(nnx.Module):
       views: "input" cuts them from the model's input, "source" from the photo as it came, with what detail it has.
         Frames of videos are brought to the model's input size as they are read, so there it is always the input.
       reuse_first_prompt: in videos, whether frames without prompts are refined by those of the first prompted frame.
+      stride: of the refined masks: 1 for the input's size; 4 for that of the decoder's own masks, in whose place they
+        are then: as low-resolution logits for a next prompt, and as what a video's memory is made of.
+      refines_each: whether each of three masks of an ambiguous prompt is refined, rather than the best of them.
     """
 
     kind: ClassVar[str]
@@ -117,6 +122,21 @@ class Refiner(nnx.Module):
     @property
     def reuse_first_prompt(self) -> bool:
         return False
+
+    @property
+    def stride(self) -> int:
+        return 1
+
+    @property
+    def refines_each(self) -> bool:
+        return False
+
+    def extra_tokens(self) -> Float[Array, "k c"] | None:
+        """Learned output tokens that the decoder puts behind its own; `DecoderOutput.extra_tokens` is what they became.
+
+        Other tokens attend to them, so that the decoder's own outputs differ from those without.
+        """
+        return None
 
     def prepare(
         self, images: Float[Array, "b s s 3"], features: ImageFeatures, views: Float[Array, "b v h w c"]
@@ -187,6 +207,11 @@ def read_refiner_config(kind: str, values: dict[str, Any]) -> Any:
       ValueError: on an unknown name or field.
     """
     return dataclass_from_dict(_registered(kind).Config, values)
+
+
+def kind_of(config: Any) -> str:
+    """The registered name of the refiner that a configuration is of."""
+    return next(kind for kind, cls in REFINERS.items() if cls.Config is type(config))
 
 
 def _registered(kind: str) -> type[Refiner]:

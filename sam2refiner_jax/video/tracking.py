@@ -55,10 +55,11 @@ class Segmentation:
     """Masks of a batch of objects.
 
     Attributes:
-      masks: float32 logits at stride 4; -1024 everywhere where the object is not in the image.
+      masks: float32 logits at stride 4, refined by a refiner of that stride; -1024 everywhere where the object is not
+        in the image.
       pointers: object pointers.
       object_score_logits: positive where the object is in the image.
-      refined: refined logits at the model's input size; None without a refiner.
+      refined: refined logits at the model's input size; None without a refiner of that size.
     """
 
     masks: Float[Array | np.ndarray, "*frames objects m m"]
@@ -156,10 +157,11 @@ def segment_mask_prompt(
         prompts = _no_prompts(model.config, len(masks))
         prompts = dataclasses.replace(prompts, mask=mask_prompt, has_mask=jnp.ones(len(masks), bool))
         # The mask is the truth, so nothing is ambiguous: the pointer is the single mask's.
-        output = model.decode(features.embedding, features, prompts)
+        output = model.decode(features.embedding, features, prompts, with_refiner=True)
         pointers = _object_pointers(model, output.mask_tokens[:, 0], output.object_score_logits[:, 0])
         scores = jnp.any(masks > 0, axis=(1, 2)) * MASK_SCALE + MASK_BIAS
-        refined = None if model.refiner is None else masks * MASK_SCALE + MASK_BIAS
+        is_finer = model.refiner is not None and model.refiner.stride == 1
+        refined = masks * MASK_SCALE + MASK_BIAS if is_finer else None
         return Segmentation(low_res[..., 0], _mark_absent(model, pointers, scores), scores, refined)
 
 
@@ -306,7 +308,7 @@ def _segment(
     prompts: Prompts,
     refiner_prompts: Prompts,
 ) -> Segmentation:
-    output = model.decode(model.augment(embedding, features), features, prompts)
+    output = model.decode(model.augment(embedding, features), features, prompts, with_refiner=True)
     with model.precision():
         coarse, tokens = _choose_mask(output, prompts, model.config)
         scores = output.object_score_logits[:, 0]
@@ -314,7 +316,10 @@ def _segment(
         refined = None
         if model.refiner is not None:
             refined = model.refine(features, output, coarse, refiner_prompts).masks
-            refined = jnp.where(is_there, refined, NO_OBJECT_SCORE)
+            if model.refiner.stride == 4:
+                coarse, refined = refined, None
+            else:
+                refined = jnp.where(is_there, refined, NO_OBJECT_SCORE)
         masks = jnp.where(is_there, coarse, NO_OBJECT_SCORE)
         return Segmentation(masks, _object_pointers(model, tokens, scores), scores, refined)
 

@@ -73,7 +73,7 @@ def test_coarse_losses_teach_the_single_mask_and_the_best_of_three(rng):
     logits, truth = random_masks(rng, (2, 4, 8, 8))[0], random_masks(rng, (2, 16, 16))[1]
     iou, score = rng.random((2, 4)).astype(np.float32), rng.normal(size=(2, 1)).astype(np.float32)
     nothing = np.zeros((2, 1, 1), np.float32)
-    output = DecoderOutput(*arrays(logits, iou, score, nothing, nothing[..., None]))
+    output = DecoderOutput(*arrays(logits, iou, score, nothing, *2 * [nothing[..., None]]))
     parts = coarse_losses(output, jnp.asarray(truth), LossConfig(coarse=2.0, iou=3.0, object_score=0.5))
     up = torch.nn.functional.interpolate(torch.from_numpy(logits), (16, 16), mode="bilinear").numpy()
     each = np.array([[by_definition(m, t) for m in masks] for masks, t in zip(up, truth, strict=True)])
