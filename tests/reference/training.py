@@ -9,13 +9,14 @@ import functools
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from PIL import Image
 
 from sam2refiner_jax.config import PRESETS, HieraConfig, SAM2Config, register_preset
-from sam2refiner_jax.refiners import SAM2RefinerConfig
+from sam2refiner_jax.refiners import HQSAM2Config, SAM2RefinerConfig
 from sam2refiner_jax.train.config import DataConfig, LossConfig, ModelConfig, OptimizerConfig, PromptConfig, TrainConfig
 
 TINY = "test_tiny"
@@ -30,7 +31,9 @@ if TINY not in PRESETS:
             mlp_dim=32,
         )
     )
-REFINER = SAM2RefinerConfig(augment_mlp_dim=32, retarget_mlp_dim=32, block_dims=(16, 8, 8), upscale_dims=(8, 8))
+# One of few weights, as each takes part in tracing and compiling the optimizer; and the paper's, made small.
+REFINER = HQSAM2Config()
+WHOLE_REFINER = SAM2RefinerConfig(augment_mlp_dim=32, retarget_mlp_dim=32, block_dims=(16, 8, 8), upscale_dims=(8, 8))
 
 
 def make_pairs(folder: Path, count: int = 24, size: tuple[int, int] = (80, 96)) -> Path:
@@ -54,10 +57,10 @@ def make_pairs(folder: Path, count: int = 24, size: tuple[int, int] = (80, 96)) 
     return folder
 
 
-def tiny_config(pairs: Path, **changes) -> TrainConfig:
+def tiny_config(pairs: Path, refiner: Any = REFINER, **changes) -> TrainConfig:
     """A run of six steps that trains the refiner of the tiny model."""
     config = TrainConfig(
-        model=ModelConfig(TINY, refiner=REFINER, dtype="float32"),
+        model=ModelConfig(TINY, refiner=refiner, dtype="float32"),
         data=DataConfig(sources=(f"folder:{pairs}",)),
         prompts=PromptConfig(max_points=3),
         loss=LossConfig(),
@@ -100,6 +103,7 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     print(f"devices: {jax.device_count()}")
     try:
-        train(tiny_config(Path(arguments.pop("data")), **arguments), folder, progress=False)
+        refiner = WHOLE_REFINER if arguments.pop("whole_refiner", False) else REFINER
+        train(tiny_config(Path(arguments.pop("data")), refiner, **arguments), folder, progress=False)
     except Preempted as stopped:
         print(f"preempted: {stopped}")

@@ -21,7 +21,7 @@ LENGTH = {"steps": STEPS, "checkpoint_every": 1, "keep_checkpoints": STEPS}
 
 
 def start(workdir: Path, data: Path, devices: int, **environment: str) -> subprocess.Popen:
-    arguments = {"data": str(data), "distributed": bool(environment), **LENGTH}
+    arguments = {"data": str(data), "distributed": bool(environment), "whole_refiner": True, **LENGTH}
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
         [sys.executable, str(SCRIPT), str(workdir), json.dumps(arguments)],
