@@ -115,8 +115,11 @@ class PromptConfig:
       box_and_points: of boxes with points.
       box_noise: standard deviation of a box's edges, relative to its sides.
       max_box_noise: the most that an edge moves, in pixels of a 1024-pixel input.
-      max_points: an object has one to this many points.
+      max_points: an object with points has at most this many.
+      min_points: and at least this many.
       negative_points: share of the points after the first that lie off the object, near it.
+      noisy_masks: give masks as HQ-SAM does: right but for noise along their boundary, and 0 or 255; otherwise they are
+        logits, blurred, shifted and uneven.
       divided: share of the objects with points of which a part is clicked away, so that negative clicks mean what they
         touch: one click is on the object, a negative one elsewhere on it, and what is nearer to the first is wanted.
       corrections: rounds in which a click on the larger kind of error, missed or surplus, and the mask before it are
@@ -130,7 +133,9 @@ class PromptConfig:
     box_noise: float = 0.1
     max_box_noise: float = 20.0
     max_points: int = 10
+    min_points: int = 1
     negative_points: float = 0.3
+    noisy_masks: bool = False
     divided: float = 0.0
     corrections: int = 0
 
@@ -138,8 +143,10 @@ class PromptConfig:
         mix = (self.box, self.points, self.mask, self.box_and_points)
         if min(mix) < 0 or sum(mix) <= 0:
             raise ValueError(f"box, points, mask and box_and_points must not be negative nor all zero, got {mix}")
-        if self.max_points < 1:
-            raise ValueError(f"max_points must be at least 1, got {self.max_points}")
+        if not 1 <= self.min_points <= self.max_points:
+            raise ValueError(
+                f"min_points must be at least 1, and max_points at least that; got {self.min_points}, {self.max_points}"
+            )
         if not 0 <= self.divided <= 1:
             raise ValueError(f"divided must be from 0 to 1, got {self.divided}")
         if self.divided and self.max_points < 2:
@@ -156,6 +163,8 @@ class LossConfig:
       coarse: BCE + Dice of SAM 2's own masks: the single one, and the best of three. For training the base.
       iou: squared error of the predicted IoU of SAM 2's masks. For training the base.
       object_score: BCE of the score that says the object is in the image. For training the base.
+      points: at how many points of a mask `final` and `auxiliary` are taken, three quarters of them where three times
+        as many random ones found it most uncertain (PointRend, as HQ-SAM); 0 for all pixels.
     """
 
     final: float = 1.0
@@ -163,20 +172,27 @@ class LossConfig:
     coarse: float = 0.0
     iou: float = 0.0
     object_score: float = 0.0
+    points: int = 0
+
+    def __post_init__(self):
+        if self.points < 0:
+            raise ValueError(f"points must not be negative, got {self.points}")
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with a linear warm-up and a cosine decay.
+    """AdamW with a linear warm-up and a cosine decay, or with drops.
 
     Attributes:
       learning_rate: the highest.
       warmup_steps: steps of the warm-up.
       final_learning_rate: the last one, relative to the highest.
+      drops: shares of the run after each of which the learning rate falls to a tenth; given any, it does not fall
+        otherwise.
       weight_decay: of matrices and kernels; biases, norms and embeddings have none.
       beta1: decay of the first moment.
       beta2: decay of the second moment.
-      clip_norm: largest global norm of the gradient.
+      clip_norm: largest global norm of the gradient; None for any.
       ema: decay of the exponential moving average of the weights, which is then what evaluation and the saved model
         use; None has none.
     """
@@ -184,11 +200,16 @@ class OptimizerConfig:
     learning_rate: float = 1e-3
     warmup_steps: int = 500
     final_learning_rate: float = 0.01
+    drops: tuple[float, ...] = ()
     weight_decay: float = 0.01
     beta1: float = 0.9
     beta2: float = 0.999
-    clip_norm: float = 1.0
+    clip_norm: float | None = 1.0
     ema: float | None = None
+
+    def __post_init__(self):
+        if any(not 0 < drop < 1 for drop in self.drops):
+            raise ValueError(f"drops must be shares of the run between 0 and 1, got {self.drops}")
 
 
 @dataclasses.dataclass(frozen=True)

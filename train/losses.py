@@ -3,14 +3,22 @@
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from ..nn.mask_decoder import DecoderOutput
 from ..nn.resize import resize_bilinear
 from ..refiners.base import Refined
 from .config import LossConfig
 
-__all__ = ["binary_cross_entropy", "coarse_losses", "dice_loss", "mask_iou", "mask_loss", "refined_losses"]
+__all__ = [
+    "binary_cross_entropy",
+    "coarse_losses",
+    "dice_loss",
+    "mask_iou",
+    "mask_loss",
+    "refined_losses",
+    "uncertain_points",
+]
 
 
 def binary_cross_entropy(logits: Float[Array, "*b h w"], truth: Float[Array, "*b h w"]) -> Float[Array, "*b"]:
@@ -34,13 +42,57 @@ def mask_loss(logits: Float[Array, "*b h w"], truth: Float[Array, "*b h2 w2"]) -
     return binary_cross_entropy(logits, truth) + dice_loss(logits, truth)
 
 
-def refined_losses(refined: Refined, truth: Float[Array, "b s s"], config: LossConfig) -> dict[str, Float[Array, ""]]:
-    """The paper's loss: the final mask, and each auxiliary one at its own size (paper, section 3.4)."""
+# Of PointRend's sampling: random points for each that is wanted, and the share that is chosen for uncertainty.
+OVERSAMPLED, UNCERTAIN = 3, 0.75
+
+
+def uncertain_points(key: Key[Array, ""], logits: Float[Array, "h w"], count: int) -> Float[Array, "{count} 2"]:
+    """Points (x, y), in [0, 1] of the sides, at most of which a mask is uncertain; the others are anywhere.
+
+    Of three times as many random points those are taken whose logits are nearest to zero (Kirillov et al. 2020,
+    PointRend), three quarters of the count.
+    """
+    chosen = int(UNCERTAIN * count)
+    candidate_key, other_key = jax.random.split(key)
+    candidates = jax.random.uniform(candidate_key, (OVERSAMPLED * count, 2))
+    _, nearest = jax.lax.top_k(-jnp.abs(values_at(logits, candidates)), chosen)
+    return jnp.concatenate([candidates[nearest], jax.random.uniform(other_key, (count - chosen, 2))])
+
+
+def values_at(image: Float[Array, "h w"], points: Float[Array, "n 2"]) -> Float[Array, " n"]:
+    """Values between the pixels, by bilinear interpolation; 0 beyond them, as `torch.nn.functional.grid_sample`."""
+    x, y = points[:, 0] * image.shape[1] - 0.5, points[:, 1] * image.shape[0] - 0.5
+    return jax.scipy.ndimage.map_coordinates(image, [y, x], order=1, mode="constant")
+
+
+def mask_loss_at_points(
+    keys: Key[Array, " b"], logits: Float[Array, "b h w"], truth: Float[Array, "b s s"], count: int
+) -> Float[Array, " b"]:
+    """BCE + Dice of each mask at `uncertain_points` of it, and at the same places of the truth."""
+    points = jax.vmap(lambda key, mask: uncertain_points(key, mask, count))(keys, jax.lax.stop_gradient(logits))
+    there, true = jax.vmap(values_at)(logits, points)[:, None], jax.vmap(values_at)(truth, points)[:, None]
+    return binary_cross_entropy(there, true) + dice_loss(there, true)
+
+
+def refined_losses(
+    refined: Refined, truth: Float[Array, "b s s"], config: LossConfig, keys: Key[Array, " b"]
+) -> dict[str, Float[Array, ""]]:
+    """The paper's loss: the final mask, and each auxiliary one at its own size (paper, section 3.4).
+
+    `keys`, one for each object, choose the points where `config.points` are asked for: other ones for every mask.
+    """
+
+    def loss(logits, number):
+        if not config.points:
+            return mask_loss(logits, truth).mean()
+        own = jax.vmap(lambda key: jax.random.split(key, 1 + len(refined.auxiliary))[number])(keys)
+        return mask_loss_at_points(own, logits, truth, config.points).mean()
+
     parts = {}
     if config.final:
-        parts["final"] = config.final * mask_loss(refined.masks, truth).mean()
+        parts["final"] = config.final * loss(refined.masks, 0)
     if refined.auxiliary and config.auxiliary:
-        auxiliary = jnp.stack([mask_loss(logits, truth).mean() for logits in refined.auxiliary])
+        auxiliary = jnp.stack([loss(logits, 1 + i) for i, logits in enumerate(refined.auxiliary)])
         parts["auxiliary"] = config.auxiliary * auxiliary.sum()
     return parts
 

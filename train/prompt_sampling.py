@@ -25,6 +25,7 @@ __all__ = [
     "correction_keys",
     "correct_prompts",
     "divide_objects",
+    "noisy_mask",
     "prompt_keys",
     "sample_pixel",
     "sample_prompts",
@@ -47,18 +48,20 @@ class PromptKeys:
       sample: for `sample_prompts`.
       divide: for `divide_objects`.
       correct: for `correction_keys`, which has those of each round of `correct_prompts`.
+      look: for the points at which the loss looks at masks (`losses.uncertain_points`).
     """
 
     sample: Key[Array, " b"]
     divide: Key[Array, " b"]
     correct: Key[Array, " b"]
+    look: Key[Array, " b"]
 
 
 def prompt_keys(seed: int, step: int | Int[Array, ""], rows: int) -> PromptKeys:
     """The keys of a step: those of a row depend on the seed, the step and the row's number alone."""
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), STEPS), step)
-    keys = jax.vmap(lambda row: jax.random.split(row, 3))(jax.random.split(key, rows))
-    return PromptKeys(keys[:, 0], keys[:, 1], keys[:, 2])
+    keys = jax.vmap(lambda row: jax.random.split(row, 4))(jax.random.split(key, rows))
+    return PromptKeys(*(keys[:, use] for use in range(4)))
 
 
 def correction_keys(keys: Key[Array, " b"], config: PromptConfig) -> list[Key[Array, " b"]]:
@@ -106,7 +109,7 @@ def _sample_one(
             jnp.where(has_mask, ABSENT, NOT_A_POINT)[None],
         ]
     )
-    coarse = coarse_mask(mask_key, mask, mask_size)
+    coarse = (noisy_mask if config.noisy_masks else coarse_mask)(mask_key, mask, mask_size)
     return points, labels, jnp.where(has_mask, coarse, 0.0), has_mask
 
 
@@ -138,10 +141,10 @@ def noisy_box(
 def sample_points(
     key: Key[Array, ""], inside: Bool[Array, "h w"], config: PromptConfig
 ) -> tuple[Float[Array, "n 2"], Int[Array, " n"]]:
-    """One to `max_points` clicks; the first is on the object, some of the others beside it."""
+    """`min_points` to `max_points` clicks; the first is on the object, some of the others beside it."""
     count_key, label_key, *point_keys = jax.random.split(key, 2 + config.max_points)
     n = config.max_points
-    count = jax.random.randint(count_key, (), 1, n + 1)
+    count = jax.random.randint(count_key, (), config.min_points, n + 1)
     negative = jax.random.bernoulli(label_key, config.negative_points, (n,)).at[0].set(False)
     near = _near(inside)
     negative &= near.any()
@@ -193,6 +196,20 @@ def coarse_mask(key: Key[Array, ""], mask: Float[Array, "s s"], size: int) -> Fl
     blurred = jnp.roll(blurred, shift, axis=(0, 1))
     noise = jax.image.resize(jax.random.normal(noise_key, (cells, cells)), (size, size), "linear")
     return COARSE_LOGIT * jnp.tanh(4 * (blurred - 0.5) + 0.4 * noise)
+
+
+def noisy_mask(key: Key[Array, ""], mask: Float[Array, "s s"], size: int) -> Float[Array, "m m"]:
+    """A mask of 0 and 255 that is right but in a band along its boundary, where noise decides, as in HQ-SAM's training.
+
+    Args:
+      key: the randomness.
+      mask: true coverage in [0, 1].
+      size: side of the result.
+    """
+    small = _shrink(mask, size)
+    smooth = jax.image.resize(_shrink(mask, size // 8), (size, size), "linear")
+    band = jnp.abs(small - smooth) >= 0.01
+    return jnp.where(small + band * jax.random.normal(key, small.shape) > 0.5, 255.0, 0.0)
 
 
 def _shrink(mask: Float[Array, "s s"], size: int) -> Float[Array, "m m"]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from ..refiners import SAM2RefinerConfig
+from ..refiners import HQSAM2Config, SAM2RefinerConfig
 from .config import DataConfig, LossConfig, ModelConfig, OptimizerConfig, PromptConfig, TrainConfig
 
 __all__ = ["NANO_REFINER", "RECIPES", "Recipe", "register_recipe"]
@@ -40,6 +40,22 @@ HQSEG44K = register_recipe(
         optimizer=OptimizerConfig(learning_rate=1e-3),
         epochs=20.0,
         batch_size=32,
+    ),
+)
+
+# HQ-SAM's own training, which the release of HQ-SAM 2 says it extends; what it changed for SAM 2 is not known.
+register_recipe(
+    "hqseg44k_hq",
+    "HQ-SAM's recipe: the refiner hq_sam2 of SAM 2.1 L on HQSeg-44K",
+    dataclasses.replace(
+        HQSEG44K,
+        model=dataclasses.replace(HQSEG44K.model, refiner=HQSAM2Config()),
+        prompts=PromptConfig(box_noise=0.0, min_points=10, negative_points=0.0, noisy_masks=True),
+        loss=LossConfig(final=0.0, auxiliary=1.0, points=112 * 112),  # of the token's own mask, not of the sum
+        optimizer=OptimizerConfig(
+            learning_rate=1e-3, warmup_steps=0, drops=(10 / 12,), weight_decay=0.0, clip_norm=None
+        ),
+        epochs=12.0,
     ),
 )
 

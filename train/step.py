@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Key, UInt8
+from jaxtyping import Array, Float, UInt8
 
 from ..image.preprocess import normalise
 from ..nn.mask_decoder import DecoderOutput, select_single_mask
@@ -19,6 +19,7 @@ from .config import OptimizerConfig, PromptConfig, TrainConfig
 from .losses import coarse_losses, mask_iou, refined_losses
 from .parts import Skeleton
 from .prompt_sampling import (
+    PromptKeys,
     bounding_box,
     correct_prompts,
     correction_keys,
@@ -83,19 +84,30 @@ def make_optimizer(
       decaying: the paths of the weights that decay; they change no state.
     """
     warmup = min(config.warmup_steps, steps // 2)
-    schedule = optax.warmup_cosine_decay_schedule(
-        init_value=config.learning_rate / (1 + warmup),
-        peak_value=config.learning_rate,
-        warmup_steps=warmup,
-        decay_steps=steps,
-        end_value=config.learning_rate * config.final_learning_rate,
-    )
+    first = config.learning_rate / (1 + warmup)
+    if config.drops:
+        drops = {round(drop * steps) - warmup: 0.1 for drop in config.drops}
+        schedule = optax.join_schedules(
+            [
+                optax.linear_schedule(first, config.learning_rate, warmup),
+                optax.piecewise_constant_schedule(config.learning_rate, drops),
+            ],
+            [warmup],
+        )
+    else:
+        schedule = optax.warmup_cosine_decay_schedule(
+            init_value=first,
+            peak_value=config.learning_rate,
+            warmup_steps=warmup,
+            decay_steps=steps,
+            end_value=config.learning_rate * config.final_learning_rate,
+        )
 
     def decays(params):
         return {name: name in decaying for name in params}
 
     optimizer = optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
+        optax.identity() if config.clip_norm is None else optax.clip_by_global_norm(config.clip_norm),
         optax.adamw(schedule, config.beta1, config.beta2, weight_decay=config.weight_decay, mask=decays),
     )
     return optimizer, schedule
@@ -135,7 +147,7 @@ def predict(
     images: UInt8[Array, "b s s 3"],
     truth: Float[Array, "n s s"],
     prompts: Prompts,
-    keys: Key[Array, " n"],
+    keys: PromptKeys,
 ) -> Prediction:
     """Masks and losses of n / b objects in each image, those of an image one after the other.
 
@@ -147,7 +159,7 @@ def predict(
       images: of the model's input size.
       truth: the objects' coverage in [0, 1].
       prompts: with slots to spare for the corrections.
-      keys: a key for each object, for its corrections.
+      keys: a key for each object, for its corrections and for where its mask is looked at.
     """
     normalised = normalise(images.astype(jnp.float32) / 255)
     if model.refiner is None:
@@ -175,13 +187,13 @@ def predict(
         return output, select_single_mask(output, model.config)[0][:, 0]
 
     output, coarse = decode(prompts)
-    for number, round_keys in enumerate(correction_keys(keys, config.prompts)):
+    for number, round_keys in enumerate(correction_keys(keys.correct, config.prompts)):
         prompts = correct_prompts(round_keys, prompts, number, jax.lax.stop_gradient(coarse), truth)
         output, coarse = decode(prompts)
     refined = None
     if model.refiner is not None:
         result = model.refine(features, output, coarse, prompts)
-        losses |= refined_losses(result, truth, loss)
+        losses |= refined_losses(result, truth, loss, keys.look)
         refined = result.masks
         if refined.shape != truth.shape:
             refined = resize_bilinear(refined[..., None], truth.shape[-2:])[..., 0]
@@ -252,7 +264,7 @@ def make_train_step(
         prompts = sample_prompts(keys.sample, truth, config.prompts, mask_size=skeleton.config.mask_size)
         prompts, truth = divide_objects(keys.divide, prompts, truth, config.prompts)
         gradients_by = gradients_of if config.accumulate == 1 else accumulated
-        scalars, gradients = gradients_by(state.params, frozen, (batch["image"], truth, prompts, keys.correct))
+        scalars, gradients = gradients_by(state.params, frozen, (batch["image"], truth, prompts, keys))
         norm = optax.tree.norm(gradients)
         updates, moments = optimizer.update(gradients, state.moments, state.params)
         # Decay alone would shrink a weight that no loss has reached yet.
@@ -308,7 +320,7 @@ def make_eval_step(
         keys = prompt_keys(0, 0, len(truth))
         given = sample_prompts(keys.sample, truth, prompts, mask_size=skeleton.config.mask_size)
         model = skeleton.assemble(params, frozen)
-        prediction = predict(model, exact, batch["image"], truth, given, keys.correct)
+        prediction = predict(model, exact, batch["image"], truth, given, keys)
         coarse = resize_bilinear(prediction.coarse[..., None], truth.shape[-2:])[..., 0]
         boxes = jax.vmap(bounding_box)(truth > 0.5)
         rows = {"image": batch["image"], "truth": truth, "box": boxes, "coarse": coarse}

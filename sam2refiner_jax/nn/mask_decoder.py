@@ -38,7 +38,7 @@ class DecoderOutput:
     object_score_logits: Float[Array, "b 1"]
     tokens: Float[Array, "b t c"]
     image: Float[Array, "b h w c"]
-    upscaled: Float[Array, "b m m c8"]
+    upscaled: Float[Array, "b _ _ _"]
     extra: int = dataclasses.field(default=0, metadata={"static": True})
 
     @property

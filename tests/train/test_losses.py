@@ -13,8 +13,13 @@ from sam2refiner_jax.train.losses import (
     dice_loss,
     mask_iou,
     mask_loss,
+    mask_loss_at_points,
     refined_losses,
+    uncertain_points,
+    values_at,
 )
+
+KEYS = jax.random.split(jax.random.key(0), 2)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +63,7 @@ def test_a_finer_truth_is_averaged(rng):
 def test_refined_loss_is_the_papers(rng):
     masks, truth = random_masks(rng, (2, 16, 16))
     auxiliary = tuple(rng.normal(size=(2, side, side)).astype(np.float32) for side in (4, 8, 16))
-    parts = refined_losses(Refined(*arrays(masks, auxiliary)), jnp.asarray(truth), LossConfig())
+    parts = refined_losses(Refined(*arrays(masks, auxiliary)), jnp.asarray(truth), LossConfig(), KEYS)
     pool = torch.nn.functional.avg_pool2d
     final = np.mean([by_definition(x, t) for x, t in zip(masks, truth, strict=True)])
     rest = 0.0
@@ -67,6 +72,39 @@ def test_refined_loss_is_the_papers(rng):
         rest += np.mean([by_definition(x, t) for x, t in zip(logits, small, strict=True)])
     np.testing.assert_allclose(parts["final"], final, rtol=1e-5)
     np.testing.assert_allclose(parts["auxiliary"], 0.3 * rest, rtol=1e-5)
+
+
+def test_values_between_pixels_equal_pytorch(rng):
+    image, points = rng.normal(size=(9, 7)).astype(np.float32), rng.random((200, 2)).astype(np.float32)
+    grid = torch.from_numpy(2 * points - 1)[None, None]
+    want = torch.nn.functional.grid_sample(torch.from_numpy(image)[None, None], grid, align_corners=False)[0, 0, 0]
+    np.testing.assert_allclose(values_at(*arrays(image, points)), want, rtol=1e-5, atol=1e-6)
+
+
+def test_points_are_where_a_mask_is_uncertain_and_elsewhere():
+    """Of a mask whose logits rise from left to right through zero at a quarter of its width."""
+    logits = jnp.broadcast_to(jnp.linspace(-1, 3, 64), (64, 64))
+    points = np.asarray(uncertain_points(jax.random.key(1), logits, 400))
+    assert points.shape == (400, 2)
+    assert ((points >= 0) & (points <= 1)).all()
+    # 300 of 1,200 uniform ones, the nearest to the line, lie in a band of a quarter of the width.
+    assert abs(points[:300, 0] - 0.25).max() < 0.15
+    assert 0.35 < points[300:, 0].mean() < 0.65
+    assert points[:300, 1].std() > 0.2
+
+
+def test_loss_at_points_is_the_loss_of_what_is_there(rng):
+    logits, truth = random_masks(rng, (2, 8, 8))[0], random_masks(rng, (2, 32, 32))[1]
+    want = []
+    for key, x, t in zip(KEYS, logits, truth, strict=True):
+        grid = torch.from_numpy(2 * np.array(uncertain_points(key, jnp.asarray(x), 50)) - 1)[None, None]
+        both = (
+            torch.nn.functional.grid_sample(torch.from_numpy(m)[None, None], grid, align_corners=False) for m in (x, t)
+        )
+        want.append(by_definition(*(values.numpy() for values in both)))
+    np.testing.assert_allclose(mask_loss_at_points(KEYS, *arrays(logits, truth), 50), want, rtol=1e-5)
+    parts = refined_losses(Refined(*arrays(logits, (logits,))), jnp.asarray(truth), LossConfig(points=50), KEYS)
+    assert 0.3 * parts["final"] != parts["auxiliary"]  # each mask has points of its own
 
 
 def test_coarse_losses_teach_the_single_mask_and_the_best_of_three(rng):

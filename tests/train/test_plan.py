@@ -12,9 +12,10 @@ from sam2refiner_jax.image.preprocess import normalise
 from sam2refiner_jax.train.config import DataConfig, TrainConfig
 from sam2refiner_jax.train.parts import make_skeleton
 from sam2refiner_jax.train.plan import lower_step, plan_run
+from sam2refiner_jax.train.prompt_sampling import prompt_keys, sample_prompts
 from sam2refiner_jax.train.recipes import RECIPES
 from sam2refiner_jax.train.sharding import make_mesh
-from sam2refiner_jax.train.step import predict, sample_prompts
+from sam2refiner_jax.train.step import predict
 
 # Where the weights of the memory lie.
 MEMORY = ("memory_", "maskmem_", "mask_downsample.", "no_mem_pos_enc", "no_obj_", "obj_ptr_")
@@ -54,8 +55,8 @@ def test_the_step_has_no_backward_of_the_encoder(config):
         return skeleton.assemble(params, frozen).encode_views(normalise(images.astype("float32") / 255))
 
     def forward(params, frozen, images, truth):
-        keys = jax.random.split(jax.random.key(0), 8)
-        prompts = sample_prompts(keys, truth, config.prompts, mask_size=16)
+        keys = prompt_keys(0, 0, 8)
+        prompts = sample_prompts(keys.sample, truth, config.prompts, mask_size=16)
         return predict(skeleton.assemble(params, frozen), config, images, truth, prompts, keys).losses
 
     def flops(lowered) -> float:

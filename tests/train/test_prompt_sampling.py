@@ -4,10 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from flax import nnx
 
 from sam2refiner_jax.nn.prompt_encoder import ABSENT, BOX_END, BOX_START, NEGATIVE, NOT_A_POINT, POSITIVE
 from sam2refiner_jax.train.config import PromptConfig
+from sam2refiner_jax.train.losses import uncertain_points
 from sam2refiner_jax.train.prompt_sampling import (
     DIVIDED_APART,
     correct_prompts,
@@ -129,6 +131,32 @@ def test_coarse_masks_are_coarse_but_of_the_object(masks):
     assert np.min(overlaps, axis=0)[:2].min() > 0.2, overlaps
 
 
+def test_noisy_masks_are_wrong_along_the_boundary_alone(masks):
+    """As HQ-SAM's: a mask and its copy, made eight times smaller and large again, differ in a band around its edge."""
+    truth = masks[1].reshape(16, 4, 16, 4).mean(axis=(1, 3))
+    small = torch.nn.functional.avg_pool2d(torch.from_numpy(truth)[None, None], 8)
+    copy = torch.nn.functional.interpolate(small, (16, 16), mode="bilinear")[0, 0].numpy()
+    band = abs(truth - copy) >= 0.01
+    wrong = np.zeros((16, 16))
+    for seed in range(40):
+        prompts = sample(masks[1:2], seed, **only("mask"), noisy_masks=True)
+        assert set(np.unique(prompts.mask)) <= {0, 255}
+        wrong += (prompts.mask[0] > 0) != (truth > 0.5)
+    assert wrong[band].min() > 0
+    assert wrong[~band].max() == 0
+    # A pixel that is all object or all background is wrong as often as noise of variance 1 is above a half.
+    pure = band & ((truth == 0) | (truth == 1))
+    assert abs(wrong[pure].mean() / 40 - 0.3085) < 0.03
+
+
+def test_points_are_at_least_so_many(masks):
+    counts = [
+        (sample(masks, seed, **only("points"), min_points=4, max_points=6).labels[:, 2:8] != ABSENT).sum(axis=1)
+        for seed in range(10)
+    ]
+    assert set(np.unique(counts)) == {4, 5, 6}
+
+
 def test_mix_follows_its_frequencies(masks):
     many = np.repeat(masks[:1], 4000, axis=0)
     prompts = sample(many, box=1.0, points=2.0, mask=1.0, box_and_points=4.0)
@@ -202,7 +230,8 @@ def test_no_two_draws_of_a_run_share_bits(masks):
         prompts, truth = divide_objects(keys.divide, prompts, jnp.asarray(masks), config)
         for number, each in enumerate(correction_keys(keys.correct, config)):
             prompts = correct_prompts(each, prompts, number, jnp.ones((len(masks), 16, 16)), truth)
-        return prompts.points
+        looked_at = jax.vmap(lambda key, mask: uncertain_points(key, mask, 8))(keys.look, truth)
+        return prompts.points, looked_at
 
     found = [key for step in range(2) for key in consumed_keys(prompts_of, jnp.int32(step))]
     # To sample, divide and correct, a row needs at least a key for each click.

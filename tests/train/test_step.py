@@ -14,7 +14,7 @@ from training import REFINER, TINY, tiny_config
 
 from sam2refiner_jax import build_model
 from sam2refiner_jax.config import get_config
-from sam2refiner_jax.train.config import LossConfig, ModelConfig, PromptConfig, TrainConfig
+from sam2refiner_jax.train.config import LossConfig, ModelConfig, OptimizerConfig, PromptConfig, TrainConfig
 from sam2refiner_jax.train.loop import place
 from sam2refiner_jax.train.parts import PARTS, describe_parts, make_skeleton, starting_model, take_apart
 from sam2refiner_jax.train.sharding import SMALLEST_SHARDED, global_batch, make_mesh, weight_sharding
@@ -210,6 +210,14 @@ def test_learning_rate_warms_up_and_decays():
     progress = np.arange(101) / 100
     want = 2 * (0.01 + 0.99 * (1 + np.cos(np.pi * progress)) / 2)
     np.testing.assert_allclose(rates[10:], want, rtol=1e-4)
+
+
+def test_learning_rate_drops():
+    config = OptimizerConfig(warmup_steps=10, learning_rate=2.0, drops=(0.5, 0.75))
+    rates = [float(make_optimizer(config, 100)[1](step)) for step in (0, 9, 10, 49, 51, 74, 76, 99)]
+    np.testing.assert_allclose(rates, [2 / 11, 2 / 11 + 0.9 * 20 / 11, 2, 2, 0.2, 0.2, 0.02, 0.02], rtol=1e-5)
+    with pytest.raises(ValueError, match=r"drops must be shares of the run between 0 and 1, got \(1.5,\)"):
+        OptimizerConfig(drops=(1.5,))
 
 
 def test_kernels_alone_decay(config):
