@@ -89,7 +89,7 @@ class JaxSegmenter:
         packed = self._on_devices(pack_prompts(read, self._model.config.mask_size, rows=len(read)))
         if kind == REFINED:
             found = _refine(self._model, encoded.features, packed, self._mesh)
-            masks, low_res = jax.device_get((found.masks, found.coarse))
+            masks, low_res = jax.device_get((found.masks[:, :1], found.low_res[:, :1]))
         else:
             found = _decode(self._model, encoded.features, packed, self._mesh)
             masks = low_res = jax.device_get(found.single)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from scenes import scene
-from small import refining_model, small_model
+from small import hq_model, refining_model, small_model
 
 from sam2refiner_jax import SAM2ImagePredictor
 from sam2refiner_jax.eval import jax_segmenter
@@ -63,10 +63,12 @@ def segmenter():
     return JaxSegmenter(refining_model(), "m", photos_per_device=4)
 
 
-def test_masks_equal_the_predictor(segmenter):
+@pytest.mark.parametrize("model", [refining_model, hq_model])
+def test_masks_equal_the_predictor(model):
     """Of three photos of different sizes in a batch that has room for four."""
+    segmenter = JaxSegmenter(model(), "m", photos_per_device=4)
     photos = [scene(seed, height=50 + 10 * seed)[0] for seed in range(3)]
-    predictor = SAM2ImagePredictor(refining_model())
+    predictor = SAM2ImagePredictor(model())
     encoded = segmenter.encode(photos)
     answers = {kind: segmenter.segment(encoded, PROMPTS, kind) for kind in ("coarse", "refined")}
     for i, (photo, prompt) in enumerate(zip(photos, PROMPTS, strict=True)):

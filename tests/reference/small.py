@@ -36,6 +36,12 @@ def refining_model() -> SAM2:
     return model
 
 
+@functools.cache
+def hq_model() -> SAM2:
+    """The same with a fresh refiner of HQ-SAM 2."""
+    return _seeing_objects(build_model("small", refiner="hq_sam2"))
+
+
 def _seeing_objects(model: SAM2) -> SAM2:
     model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.set_value(jnp.ones(1))
     return model

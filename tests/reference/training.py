@@ -31,9 +31,9 @@ if TINY not in PRESETS:
             mlp_dim=32,
         )
     )
-# One of few weights, as each takes part in tracing and compiling the optimizer; and the paper's, made small.
+# One of few weights, as each takes part in tracing and compiling the optimizer; and a part of the paper's, made small.
 REFINER = HQSAM2Config()
-WHOLE_REFINER = SAM2RefinerConfig(augment_mlp_dim=32, retarget_mlp_dim=32, block_dims=(16, 8, 8), upscale_dims=(8, 8))
+UNET_REFINER = SAM2RefinerConfig(False, False, block_dims=(16, 8, 8), upscale_dims=(8, 8))
 
 
 def make_pairs(folder: Path, count: int = 24, size: tuple[int, int] = (80, 96)) -> Path:
@@ -103,7 +103,7 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     print(f"devices: {jax.device_count()}")
     try:
-        refiner = WHOLE_REFINER if arguments.pop("whole_refiner", False) else REFINER
+        refiner = UNET_REFINER if arguments.pop("unet", False) else REFINER
         train(tiny_config(Path(arguments.pop("data")), refiner, **arguments), folder, progress=False)
     except Preempted as stopped:
         print(f"preempted: {stopped}")

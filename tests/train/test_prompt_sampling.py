@@ -1,4 +1,5 @@
 import collections
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -40,9 +41,17 @@ def masks() -> np.ndarray:
     return np.stack(masks).astype(np.float32)
 
 
+@functools.partial(jax.jit, static_argnums=2)
+def sampled(keys, masks, config):
+    return sample_prompts(keys, masks, config, mask_size=SIZE // 4)
+
+
+divided = jax.jit(divide_objects, static_argnums=3)
+
+
 def sample(masks, seed=0, **fields):
     keys = jax.random.split(jax.random.key(seed), len(masks))
-    prompts = sample_prompts(keys, jnp.asarray(masks), PromptConfig(**fields), mask_size=SIZE // 4)
+    prompts = sampled(keys, jnp.asarray(masks), PromptConfig(**fields))
     return jax.tree.map(np.asarray, prompts)
 
 
@@ -50,8 +59,8 @@ def divide(masks, seed=0, **fields):
     """Prompts and masks before and after."""
     keys, config = jax.random.split(jax.random.key(seed), len(masks)), PromptConfig(**fields)
     others = jax.random.split(jax.random.key(1000 + seed), len(masks))
-    before = sample_prompts(keys, jnp.asarray(masks), config, mask_size=SIZE // 4)
-    after, left = divide_objects(others, before, jnp.asarray(masks), config)
+    before = sampled(keys, jnp.asarray(masks), config)
+    after, left = divided(others, before, jnp.asarray(masks), config)
     return jax.tree.map(np.asarray, (before, after, left))
 
 
@@ -170,8 +179,8 @@ def test_mix_follows_its_frequencies(masks):
 def test_a_rows_prompts_depend_on_its_key_alone(masks):
     keys = jax.random.split(jax.random.key(3), len(masks))
     config = PromptConfig(box_and_points=1.0)
-    whole = sample_prompts(keys, jnp.asarray(masks), config, mask_size=16)
-    part = sample_prompts(keys[2:4], jnp.asarray(masks[2:4]), config, mask_size=16)
+    whole = sampled(keys, jnp.asarray(masks), config)
+    part = sampled(keys[2:4], jnp.asarray(masks[2:4]), config)
     for name in ("labels", "has_mask"):
         np.testing.assert_array_equal(np.asarray(getattr(whole, name))[2:4], getattr(part, name))
     clicks = slice(2, 2 + config.max_points)
@@ -249,7 +258,7 @@ def test_corrections_click_on_the_larger_error(masks):
     logits[0, 5:12, 2:4] = 5  # half of the box is missed
     logits[1] = 5  # everything around the disk is surplus
     keys = jax.random.split(jax.random.key(0), 2)
-    corrected = jax.tree.map(np.asarray, correct_prompts(keys, prompts, 0, jnp.asarray(logits), jnp.asarray(truth)))
+    corrected = jax.tree.map(np.asarray, jax.jit(correct_prompts, static_argnums=2)(keys, prompts, 0, logits, truth))
     slot = prompts.points.shape[1] - 2
     assert corrected.labels[:, slot].tolist() == [POSITIVE, NEGATIVE]
     for mask, wanted, (x, y) in zip(truth, (1, 0), corrected.points[:, slot].round().astype(int), strict=True):
