@@ -225,7 +225,7 @@ def test_gradient_step_contains_no_encoder_backward(base, image, encoded, prompt
 def test_bad_configurations(base):
     with pytest.raises(ValueError, match="views must be 'input' or 'source', got 'both'"):
         SAM2RefinerConfig(views="both")
-    with pytest.raises(ValueError, match=r"refiner must be one of sam2refiner.*got 'none'"):
+    with pytest.raises(ValueError, match=r"refiner must be one of hq_sam2, sam2refiner.*got 'none'"):
         build_model("small", refiner="none")
     config = dataclasses.replace(base.config, image_size=96)
     model = model_from_weights(config, weights_of(base))
