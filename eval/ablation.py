@@ -1,24 +1,20 @@
 """The ablation: Localization Augment, Prompt Retargeting and Mask Refinement in all eight combinations (Table 4)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..checkpoints import load_refiner
 from ..sam2 import SAM2
-from .image import Clock, ImageSettings, LeftOut, evaluate_images
-from .image_sets import Benchmark
-from .jax_segmenter import COARSE, REFINED, JaxSegmenter
 from .paper import ABLATION
-from .report import write_image_report, write_json, write_text
-from .run_folder import RunFolder
-from .tables import AVERAGE, Summary, markdown_table, percent, reported, summarise
+from .report import write_json, write_text
+from .tables import AVERAGE, Summary, markdown_table, percent, reported
 
 __all__ = [
     "ABLATION_REPORT",
     "COMBINATIONS",
     "MODULES",
-    "evaluate_combinations",
     "find_refiners",
+    "models_of",
     "write_ablation_report",
 ]
 
@@ -58,65 +54,43 @@ def find_refiners(folder: Path) -> dict[Combination, Path]:
     return found
 
 
-def evaluate_combinations(
-    model: SAM2,
-    refiners: Mapping[Combination, Path],
-    benchmarks: Sequence[Benchmark],
-    settings: ImageSettings,
-    open_run: Callable[[str, JaxSegmenter], RunFolder],
-    clock: Clock,
-) -> tuple[dict[Combination, Summary], list[LeftOut]]:
-    """Evaluates the plain model, and with each refiner, each in a run of its own.
+def models_of(model: SAM2, refiners: Mapping[Combination, Path]) -> dict[str, SAM2]:
+    """The plain model, and the one with each refiner, by the combination's name.
 
     Args:
       model: without a refiner.
       refiners: a refiner's directory for each combination, trained so.
-      benchmarks: the sets.
-      settings: how to evaluate.
-      open_run: gives the folder of a combination's run.
-      clock: for the time.
-
-    Returns:
-      The means of each combination, and the items that could not be evaluated.
 
     Raises:
       ValueError: if a refiner has other modules than its combination says.
     """
-    models = {PLAIN: model}
+    models = {name_of(PLAIN): model}
     for combination, directory in refiners.items():
         refiner = load_refiner(directory, model.config, dtype=model.dtype)
         la, pr, mr = (bool(getattr(refiner.config, field, False)) for field in MODULES.values())
         if (la, pr, mr) != combination:
             wrong = name_of((la, pr, mr))
             raise ValueError(f"{directory} must be a refiner with {name_of(combination)} only, it has {wrong}")
-        models[combination] = model.with_refiner(refiner)
-    summaries, left_out = {}, []
-    for combination, refined in models.items():
-        name = name_of(combination)
-        segmenter = JaxSegmenter(refined, name, kinds=(COARSE if combination == PLAIN else REFINED,))
-        run = open_run(name, segmenter)
-        left_out = evaluate_images(segmenter, benchmarks, settings, run, clock)
-        write_image_report(segmenter, benchmarks, settings, run, left_out, clock)
-        summaries[combination] = summarise(run.records)
-    return summaries, left_out
+        models[name_of(combination)] = model.with_refiner(refiner)
+    return models
 
 
-def write_ablation_report(folder: Path, summaries: Mapping[Combination, Summary]) -> str:
-    """Writes results.json and table.md; returns the table."""
-    write_json(folder / "results.json", {name_of(combination): s for combination, s in summaries.items()})
+def write_ablation_report(folder: Path, summaries: Mapping[str, Summary]) -> str:
+    """Writes results.json and table.md of combinations by name; returns the table."""
+    write_json(folder / "results.json", dict(summaries))
     text = ablation_table(summaries)
     write_text(folder / "table.md", f"# Ablation\n\n{text}\n")
     return text
 
 
-def ablation_table(summaries: Mapping[Combination, Summary]) -> str:
+def ablation_table(summaries: Mapping[str, Summary]) -> str:
     """Table 4 with the paper's figures beside ours; a dash where there is none."""
     rows = []
     for combination in COMBINATIONS:
         cells = ["yes" if is_on else "" for is_on in combination]
         ours = "-"
-        if combination in summaries:
-            (masks,) = summaries[combination].values()
+        if name_of(combination) in summaries:
+            (masks,) = summaries[name_of(combination)].values()
             (sets,) = masks.values()
             ours = percent(sets[AVERAGE])
         rows.append([*cells, ours, reported(ABLATION.get(combination))])

@@ -1,6 +1,7 @@
 """The commands `sam2refiner eval image`, `eval video` and `eval ablation`."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,8 +9,10 @@ from tyro.conf import Positional
 
 from ..checkpoints import DEFAULT_CHECKPOINT, load_model
 from ..data.clips import find_layout, open_clips, read_names
+from ..sam2 import SAM2
 from ..video.predictor import SAM2VideoPredictor
-from .ablation import ABLATION_REPORT, evaluate_combinations, find_refiners, write_ablation_report
+from .ablation import ABLATION_REPORT, find_refiners, models_of, write_ablation_report
+from .comparison import COMPARISON_REPORT, compare_refiners, evaluate_models, write_comparison
 from .image import Clock, ImageSettings, LeftOut, evaluate_images
 from .image_sets import Benchmark, open_benchmarks
 from .jax_segmenter import JaxSegmenter
@@ -17,6 +20,7 @@ from .official import open_official_segmenter, open_official_tracker
 from .report import IMAGE_REPORT, write_image_report
 from .run_folder import RunFolder
 from .segmenters import FilledBox, GrabCut, Segmenter
+from .tables import Summary
 from .trackers import BaselineTracker, Tracker, our_tracker
 from .video import MASKS_FOLDER, evaluate_videos, score_predictions, unscored_objects
 from .video_report import VIDEO_REPORT, write_video_report
@@ -31,6 +35,7 @@ def image(
     sets: Positional[tuple[str, ...]],
     checkpoint: str = DEFAULT_CHECKPOINT,
     refiner: Path | None = None,
+    refiners: tuple[Path, ...] = (),
     model: Model = "sam2refiner",
     output: Path = Path("out/eval"),
     prompts: tuple[str, ...] = ("box",),
@@ -49,6 +54,8 @@ def image(
         masks, regions:DIR for BSDS, "davis:DIR?every=15" for frames of DAVIS, and every other source of training.
       checkpoint: "nano", a checkpoint directory, an official .pt or .safetensors, or a Hugging Face id.
       refiner: A refiner's checkpoint directory.
+      refiners: Several of them, of any kinds, side by side: each has a report in a folder of its name, and one table
+        compares them with the model without a refiner.
       model: What makes the masks: this package, the official PyTorch package sam2 with the same official .pt, or a
         baseline that needs no checkpoint.
       output: The folder for the results.
@@ -60,6 +67,22 @@ def image(
     """
     settings = ImageSettings(prompts, seed, limit)
     benchmarks = open_benchmarks(sets)
+    if refiners:
+        if refiner is not None or model != "sam2refiner":
+            raise ValueError(f"refiners need the model sam2refiner and no other refiner, got {model} and {refiner}")
+        named = {"refiners": list(map(str, refiners)), "prompts": list(prompts), "seed": seed}
+        summaries, left_out = _evaluate_models(
+            lambda: compare_refiners(load_model(checkpoint, dtype=dtype), refiners),
+            benchmarks,
+            settings,
+            output,
+            named,
+            COMPARISON_REPORT,
+            photos_per_device,
+        )
+        print(write_comparison(output, summaries, Path(checkpoint).name))
+        _print_place(output, left_out)
+        return
     segmenter = _open_segmenter(model, checkpoint, refiner, dtype, photos_per_device)
     run = RunFolder(output, _image_settings(segmenter, benchmarks, settings), IMAGE_REPORT)
     clock = Clock()
@@ -153,16 +176,38 @@ def ablation(
     settings = ImageSettings(limit=limit)
     benchmarks = open_benchmarks(sets)
     found = find_refiners(refiners)
-    base = load_model(checkpoint, dtype=dtype).with_refiner(None)
+    summaries, left_out = _evaluate_models(
+        lambda: models_of(load_model(checkpoint, dtype=dtype).with_refiner(None), found),
+        benchmarks,
+        settings,
+        output,
+        {"refiners": str(refiners)},
+        ABLATION_REPORT,
+    )
+    print(write_ablation_report(output, summaries))
+    _print_place(output, left_out)
+
+
+def _evaluate_models(
+    load: Callable[[], dict[str, SAM2]],
+    benchmarks: list[Benchmark],
+    settings: ImageSettings,
+    output: Path,
+    named: dict[str, Any],
+    report: tuple[str, ...],
+    photos_per_device: int = 1,
+) -> tuple[dict[str, Summary], list[LeftOut]]:
+    """Evaluates each of the models in a folder of its name, once the folder of all is known to be free or this run's.
+
+    `named` and what is evaluated on are the whole run's settings.
+    """
 
     def open_run(name: str, segmenter: JaxSegmenter) -> RunFolder:
         return RunFolder(output / name, _image_settings(segmenter, benchmarks, settings), IMAGE_REPORT)
 
-    of_all = {"refiners": str(refiners), "sets": [benchmark.spec for benchmark in benchmarks], "limit": limit}
-    RunFolder(output, of_all, ABLATION_REPORT)
-    summaries, left_out = evaluate_combinations(base, found, benchmarks, settings, open_run, Clock())
-    print(write_ablation_report(output, summaries))
-    _print_place(output, left_out)
+    of_all = {**named, "sets": [benchmark.spec for benchmark in benchmarks], "limit": settings.limit}
+    RunFolder(output, of_all, report)
+    return evaluate_models(load(), benchmarks, settings, open_run, Clock(), photos_per_device=photos_per_device)
 
 
 def _open_segmenter(model: Model, checkpoint: str, refiner: Path | None, dtype: str, photos: int) -> Segmenter:

@@ -8,7 +8,7 @@ import pytest
 import tyro
 from flax import nnx
 from PIL import Image
-from small import RESIDUAL, small_model
+from small import RESIDUAL, hq_model, refining_model, small_model
 
 from sam2refiner_jax import save_model, save_refiner
 from sam2refiner_jax.eval.ablation import MODULES, name_of
@@ -50,6 +50,11 @@ def test_davis_frames_are_averaged_by_clip(davis, tmp_path):
     ("command", "arguments", "message"),
     [
         (image, ("--model", "box", "--refiner", "x"), "a refiner needs the model sam2refiner, got box"),
+        (
+            image,
+            ("--model", "box", "--refiners", "x"),
+            "refiners need the model sam2refiner and no .*, got box",
+        ),
         (image, ("--model", "box", "--prompts", "boxes"), "a prompt must be"),
         (image, ("--model", "sam2", "--checkpoint", "nothing.pt"), "official .pt on disk, got nothing.pt"),
         (video, ("--model", "grabcut", "--refiner", "x"), "a refiner needs the model sam2refiner, got grabcut"),
@@ -146,6 +151,24 @@ def test_ablation(pairs, checkpoint, tmp_path, capsys):
         run(ablation, f"folder:{pairs}", "--refiners", tmp_path / "refiners", *arguments)
     with pytest.raises(ValueError, match=r"named LA, PR, MR, LA.PR, .*; found out, refiners"):
         run(ablation, f"folder:{pairs}", "--refiners", tmp_path, *arguments)
+
+
+def test_refiners_side_by_side(pairs, checkpoint, tmp_path, capsys):
+    """The plain model's row is that of a run without a refiner; each refiner's that of a run with it alone."""
+    for kind, model in (("hq", hq_model()), ("residual", refining_model())):
+        save_refiner(model, tmp_path / kind)
+    arguments = (f"folder:{pairs}", "--checkpoint", checkpoint, "--limit", 2)
+    refiners = ("--refiners", tmp_path / "hq", tmp_path / "residual")
+    run(image, *arguments, *refiners, "--output", tmp_path / "out")
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| plain, ")]
+    assert [row.split("|")[1].strip() for row in rows] == ["plain, SAM2", "plain, hq", "plain, residual"]
+    run(image, *arguments, "--refiner", tmp_path / "hq", "--output", tmp_path / "one")
+    alone = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| plain + hq, ")]
+    assert [row.split("|")[2] for row in alone] == [row.split("|")[2] for row in rows[:2]]
+    assert (tmp_path / "out" / "residual" / "table.md").exists()
+    assert json.loads((tmp_path / "out" / "results.json").read_text()).keys() == {"SAM2", "hq", "residual"}
+    with pytest.raises(ValueError, match="folders of names of their own, none of them SAM2; got hq"):
+        run(image, *arguments, "--refiners", tmp_path / "hq", tmp_path / "hq", "--output", tmp_path / "two")
 
 
 def test_masks_of_the_wrong_size_are_named(pairs, tmp_path):
