@@ -117,6 +117,7 @@ class SideBySide:
         self.official_state, self.state = official.init_state(str(clip)), ours.init_state(clip)
         self.agreement, self.memory_error, self.pointer_error = 1.0, 0.0, 0.0
         self.flipped: dict[int, tuple[int, float]] = {}
+        self._prompted: dict[object, set[int]] = {}
         self.shares: list[float] = []
         self.seconds: tuple[list[float], list[float]] = ([], [])
 
@@ -146,7 +147,10 @@ class SideBySide:
         self.compare_memories()
 
     def compare_memories(self):
-        for i, history in enumerate(self.state.objects.values()):
+        for i, (obj_id, history) in enumerate(self.state.objects.items()):
+            # Those whose prompts were cleared meanwhile keep the memory of a prompt.
+            prompted = self._prompted.setdefault(obj_id, set())
+            prompted.update(history.prompt_frames())
             outputs = self.official_state["output_dict_per_obj"][i]
             for key, results in (
                 ("cond_frame_outputs", history.prompted),
@@ -156,7 +160,7 @@ class SideBySide:
                 for frame, expected in outputs[key].items():
                     memory = results[frame].memory.astype(np.float32).transpose(2, 0, 1)
                     error = relative_error(memory, expected["maskmem_features"][0].float().numpy())
-                    pixels = self._flipped_pixels(results[frame], expected) if frame in history.prompt_frames() else 0
+                    pixels = self._flipped_pixels(results[frame], expected) if frame in prompted else 0
                     if pixels:
                         self.flipped[frame] = pixels, error
                     else:

@@ -271,7 +271,7 @@ def test_corrections_click_on_the_larger_error(masks):
 def test_bad_mixes():
     with pytest.raises(ValueError, match="must not be negative nor all zero"):
         PromptConfig(box=0.0, points=0.0, mask=0.0)
-    with pytest.raises(ValueError, match="max_points must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="min_points must be at least 1, and max_points at least that; got 1, 0"):
         PromptConfig(max_points=0)
 
 
