@@ -1,6 +1,6 @@
 """Masks damaged on purpose, and what `sam2refiner refine` makes of them: IoU and Boundary IoU before and after.
 
-    python benchmarks/refine.py SOURCE [--checkpoint nano] [--refiner DIR] [--count 100] [--rounds 2]
+    python benchmarks/refine.py SOURCE [--checkpoint nano] [--refiner DIR] [--count 100] [--rounds 2] [--keep-below 0.5]
 
 SOURCE is any of evaluation's, such as "folder:DIR"; `count` of its items, evenly spread, are taken.
 """
@@ -19,25 +19,35 @@ from sam2refiner_jax.image.rough_masks import improve_masks
 
 
 def main(
-    source: Positional[str], checkpoint: str = "nano", refiner: Path | None = None, count: int = 100, rounds: int = 2
+    source: Positional[str],
+    checkpoint: str = "nano",
+    refiner: Path | None = None,
+    count: int = 100,
+    rounds: int = 2,
+    keep_below: float = 0.5,
 ) -> None:
     """Prints a table."""
     samples = open_source(source)
     predictor = SAM2ImagePredictor(load_model(checkpoint, refiner=refiner))
-    rows = []
+    rows, taken = [], []
     for index in np.unique(np.linspace(0, len(samples) - 1, count).astype(int)):
         sample = samples[int(index)]
         truth = sample["mask"] > 127
         rough = [roughen(truth, way) for way in WAYS]
         predictor.set_image(sample["image"])
-        fine = [found.mask for found in improve_masks(predictor, rough, rounds=rounds)]
+        improved = improve_masks(predictor, rough, rounds=rounds)
+        taken.append([found.agreement >= keep_below for found in improved])
+        fine = [
+            found.mask if found.agreement >= keep_below else mask for found, mask in zip(improved, rough, strict=True)
+        ]
         rows.append([[[f(mask, truth) for f in (iou, boundary_iou)] for mask in masks] for masks in (rough, fine)])
     means = 100 * np.mean(rows, axis=0)  # before and after, way, measure
     print(f"{len(rows)} masks of {source}, {checkpoint}, {rounds} rounds\n")
-    print("| | IoU before | after | Boundary IoU before | after |\n|---|---|---|---|---|")
+    print("| | taken | IoU before | after | Boundary IoU before | after |\n|---|---|---|---|---|---|")
     for number, way in enumerate(WAYS):
         before, after = means[:, number]
-        print(f"| {way} | {before[0]:.1f} | {after[0]:.1f} | {before[1]:.1f} | {after[1]:.1f} |")
+        share = np.mean(taken, axis=0)[number]
+        print(f"| {way} | {share:.0%} | {before[0]:.1f} | {after[0]:.1f} | {before[1]:.1f} | {after[1]:.1f} |")
 
 
 if __name__ == "__main__":
