@@ -5,7 +5,8 @@ other flags have one value in all eight released configurations and are part of 
 """
 
 import dataclasses
-from typing import Any, get_args
+import types
+from typing import Any, Union, get_args, get_origin
 
 __all__ = ["HieraConfig", "SAM2Config", "PRESETS", "dataclass_from_dict", "get_config", "register_preset"]
 
@@ -105,8 +106,6 @@ def dataclass_from_dict(cls: Any, values: Any) -> Any:
     Raises:
       ValueError: on a field that it does not have, or a value that is none of the field's type.
     """
-    from beartype.door import is_bearable  # it takes half a second, and only files need it
-
     if not isinstance(values, dict):
         raise ValueError(f"{cls.__name__} must be made of a dictionary of fields, got {values!r}")
     fields = {f.name: f for f in dataclasses.fields(cls)}
@@ -120,10 +119,22 @@ def dataclass_from_dict(cls: Any, values: Any) -> Any:
             value = dataclass_from_dict(kind, value)
         value = tuple(value) if isinstance(value, list) else value
         value = float(value) if kind is float and type(value) is int else value
-        if not is_bearable(value, kind):
+        if not _is_of(value, kind):
             raise ValueError(f"{cls.__name__}.{name} must be {_name_of(kind)}, got {value!r}")
         arguments[name] = value
     return cls(**arguments)
+
+
+def _is_of(value: Any, annotation: Any) -> bool:
+    """Whether a value is of a type; of tuples of any length every item is looked at, not one at random."""
+    from beartype.door import is_bearable  # it takes half a second, and only files need it
+
+    kinds = get_args(annotation)
+    if get_origin(annotation) in (Union, types.UnionType):
+        return any(_is_of(value, kind) for kind in kinds)
+    if get_origin(annotation) is tuple and kinds[1:] == (Ellipsis,):
+        return isinstance(value, tuple) and all(_is_of(item, kinds[0]) for item in value)
+    return is_bearable(value, annotation)
 
 
 def _name_of(annotation: Any) -> str:

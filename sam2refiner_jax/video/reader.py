@@ -175,7 +175,9 @@ class Decoder:
         try:
             # The protocol is named, since a path with a colon would be taken for another one's.
             file: Any = io.BytesIO(source) if isinstance(source, bytes) else f"file:{source}"
-            self.container = av.open(file, metadata_errors="replace")
+            # Titles that are not UTF-8 are an error to PyAV before 19, unless told otherwise; later ones take no advice.
+            advice = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
+            self.container = av.open(file, **advice)
         except (av.FFmpegError, OSError, ValueError) as error:
             raise ValueError(f"{name} is not a readable video: {error}") from error
         if self.container.format.name == "image2" or self.container.format.name.endswith("_pipe"):
