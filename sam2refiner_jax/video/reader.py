@@ -175,7 +175,7 @@ class Decoder:
         try:
             # The protocol is named, since a path with a colon would be taken for another one's.
             file: Any = io.BytesIO(source) if isinstance(source, bytes) else f"file:{source}"
-            # Titles that are not UTF-8 are an error to PyAV before 19 unless it is told otherwise; others can't be told.
+            # Titles that are not UTF-8 are an error to PyAV before 19 unless it is told otherwise.
             is_strict = int(av.__version__.partition(".")[0]) < 19
             advice: dict[str, Any] = {"metadata_errors": "replace"} if is_strict else {}
             self.container = av.open(file, **advice)
