@@ -26,7 +26,7 @@ from sam2refiner_jax.refiners import REFINERS
 from .files import INSTALL_HINT, as_array, first_line, open_tensors
 from .naming import JOINED, official_key, our_layout, torch_axes
 
-__all__ = ["find_tensors", "OfficialModel", "read_model", "read_official", "recognise", "weights_from_official"]
+__all__ = ["OfficialModel", "find_tensors", "read_model", "read_official", "recognise", "weights_from_official"]
 
 # Every SAM 2 model has it, and its shape tells their sizes.
 PATCHES = "image_encoder.trunk.patch_embed.proj.weight"
@@ -34,8 +34,6 @@ PATCHES = "image_encoder.trunk.patch_embed.proj.weight"
 WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 # Under which names a file keeps its model rather than another: averages of it, a teacher.
 USUAL_NAMES = {"model", "state_dict", "model_state_dict", "sam2_model", "sam2"}
-
-
 # Repositories on Hugging Face whose file is not named after them.
 FILES = {"lkeab/hq-sam": "sam2.1_hq_hiera_large.pt"}
 
@@ -103,10 +101,16 @@ def model_from_official(tensors: dict[str, Any]) -> OfficialModel:
     """The same with the refiner, if the tensors of one are among them."""
     config = recognise(tensors)
     parts = [("", describe_weights(config))]
-    kind = next((kind for kind in JOINED if any(key in tensors for key in _keys(*_joined(kind, config)))), None)
-    if kind is not None:
-        parts.append(_joined(kind, config))
-    expected = {key: shape for part in parts for key, shape in _keys(*part).items()}
+    expected = _keys(*parts[0])
+    surplus = tensors.keys() - expected.keys()
+    kind = None
+    for each in JOINED if surplus else ():  # an official model's own tensors are no reason to look further
+        part = _joined(each, config)
+        keys = _keys(*part)
+        if surplus & keys.keys():
+            kind = each
+            parts.append(part)
+            expected |= keys
     check_shapes(expected, {key: tuple(tensor.shape) for key, tensor in tensors.items()})
     weights, *refiners = [_pop_weights(tensors, *part) for part in parts]
     return OfficialModel(config, weights, None if kind is None else (REFINERS[kind].Config(), refiners[0]))

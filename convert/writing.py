@@ -23,7 +23,7 @@ from sam2refiner_jax.checkpoints import (
     save_weights,
 )
 from sam2refiner_jax.config import SAM2Config
-from sam2refiner_jax.refiners import REFINERS
+from sam2refiner_jax.refiners.base import kind_of
 
 from .files import INSTALL_HINT
 from .naming import JOINED, official_key, official_layout, torch_axes, torch_key
@@ -74,7 +74,7 @@ def export_checkpoint(directory: str | os.PathLike[str], path: str | os.PathLike
     tensors = _as_tensors(weights, describe_weights(config), official_key)
     if is_checkpoint(Path(directory) / REFINER_FOLDER):
         refiner, base, weights = read_refiner(Path(directory) / REFINER_FOLDER)
-        prefix = next((JOINED[kind] for kind in JOINED if REFINERS[kind].Config is type(refiner)), None)
+        prefix = JOINED.get(kind_of(refiner))
         if prefix is not None:
             tensors |= _as_tensors(weights, describe_refiner(refiner, base), lambda ours: prefix + official_key(ours))
     _save(path, tensors)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ..checkpoints import load_refiner
 from ..sam2 import SAM2
+from .comparison import PLAIN as WITHOUT
 from .paper import ABLATION
 from .report import write_json, write_text
 from .tables import AVERAGE, Summary, markdown_table, percent, reported
@@ -37,7 +38,7 @@ PLAIN = COMBINATIONS[0]
 
 def name_of(combination: Combination) -> str:
     """Such as "LA+MR"; "SAM2" for none."""
-    return "+".join(name for name, is_on in zip(MODULES, combination, strict=True) if is_on) or "SAM2"
+    return "+".join(name for name, is_on in zip(MODULES, combination, strict=True) if is_on) or WITHOUT
 
 
 def find_refiners(folder: Path) -> dict[Combination, Path]:

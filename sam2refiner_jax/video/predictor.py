@@ -314,10 +314,11 @@ class SAM2VideoPredictor:
         # Frame by frame, so that each is encoded once.
         for frame in sorted({frame for history in state.objects.values() for frame in history.new_frames()}):
             for history in state.objects.values():
-                if frame not in history.new_frames():
-                    continue
                 record = history.on(frame)
-                for result in filter(None, (record.new_tracked, record.new_prompted)):
+                news = [result for result in (record.new_tracked, record.new_prompted) if result is not None]
+                if not news:
+                    continue
+                for result in news:
                     result.memory = self._memory_of(result, self._features(state, frame))
                 history.accept(frame)
                 if self.clear_non_cond_mem_around_input:  # a correction's own memory too, as officially

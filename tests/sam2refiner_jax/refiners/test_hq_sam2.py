@@ -62,27 +62,27 @@ def test_masks_equal_pytorch(predictors, photo, multimask, box):
     assert_equal_masks(*(predictor.predict(**again) for predictor in reversed(predictors)))
 
 
-@pytest.mark.parametrize("threshold", [0.0, 2.0])
-def test_the_kept_mask_is_chosen_by_sams_own_stability(pair, predictors, photo, threshold, monkeypatch):
-    """A stable mask 0, and one that another stands in for."""
+def assert_single_mask_equals(pair, predictors, photo, **config):
+    """The single mask, of our model with another configuration."""
     model = pair[1].with_refiner(pair[1].refiner)
-    model.config = dataclasses.replace(model.config, dynamic_multimask_stability_thresh=threshold)
-    monkeypatch.setattr(pair[0].sam_mask_decoder, "dynamic_multimask_stability_thresh", threshold)
+    model.config = dataclasses.replace(model.config, **config)
     ours = SAM2ImagePredictor(model)
     ours.set_image(photo)
     prompts = {**prompts_of(photo), "multimask_output": False, "return_logits": True}
     assert_equal_masks(ours.predict(**prompts), predictors[0].predict(**prompts))
+
+
+@pytest.mark.parametrize("threshold", [0.0, 2.0])
+def test_the_kept_mask_is_chosen_by_sams_own_stability(pair, predictors, photo, threshold, monkeypatch):
+    """A stable mask 0, and one that another stands in for."""
+    monkeypatch.setattr(pair[0].sam_mask_decoder, "dynamic_multimask_stability_thresh", threshold)
+    assert_single_mask_equals(pair, predictors, photo, dynamic_multimask_stability_thresh=threshold)
 
 
 def test_masks_as_in_training_equal_pytorch(pair, predictors, photo, monkeypatch):
     """The single mask as it is, however unstable."""
-    model = pair[1].with_refiner(pair[1].refiner)
-    model.config = dataclasses.replace(model.config, dynamic_multimask_via_stability=False)
     monkeypatch.setattr(pair[0].sam_mask_decoder, "training", True)
-    ours = SAM2ImagePredictor(model)
-    ours.set_image(photo)
-    prompts = {**prompts_of(photo), "multimask_output": False, "return_logits": True}
-    assert_equal_masks(ours.predict(**prompts), predictors[0].predict(**prompts))
+    assert_single_mask_equals(pair, predictors, photo, dynamic_multimask_via_stability=False)
 
 
 @pytest.mark.parametrize("multimask", [True, False])
@@ -106,6 +106,7 @@ def test_off_is_sam2_to_the_bit(pair, photo):
 
 
 def test_prompts_compile_once(predictors, photo):
+    predictors[1].predict(**prompts_of(photo))
     compiled = encode_photos._cache_size(), refine_prompts._cache_size()
     for clicks in (1, 3, 8):
         coords = np.full((clicks, 2), 50.0)
