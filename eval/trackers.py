@@ -10,12 +10,13 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from ..commands.track import HISTORY
+from ..image.boxes import box_around
 from ..video.frames import FrameFolder
 from ..video.predictor import SAM2VideoPredictor
 from .clicks import next_click
 from .jax_segmenter import weights_checksum
 from .segmenters import FilledBox, GrabCut
-from .truth_prompts import Prompt, box_around
+from .truth_prompts import Prompt
 
 __all__ = ["BaselineTracker", "PredictorTracker", "Start", "Tracker", "our_tracker", "start_of"]
 

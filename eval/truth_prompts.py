@@ -6,7 +6,9 @@ import zlib
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-__all__ = ["BOX", "CLICKS", "Prompt", "box_around", "point_count", "prompt_from_truth", "random_points"]
+from ..image.boxes import box_around
+
+__all__ = ["BOX", "CLICKS", "Prompt", "point_count", "prompt_from_truth", "random_points"]
 
 BOX, CLICKS = "box", "clicks"
 POINTS = "points-"
@@ -67,16 +69,6 @@ def prompt_from_truth(kind: str, truth: Bool[np.ndarray, "h w"], name: str, seed
     """
     count = point_count(kind)
     return Prompt(box=box_around(truth)) if count is None else Prompt(points=random_points(truth, count, name, seed))
-
-
-def box_around(truth: Bool[np.ndarray, "h w"]) -> tuple[float, float, float, float]:
-    """x0, y0, x1, y1: the object's first and last columns and rows, as HQ-SAM's `masks_to_boxes` gives them.
-
-    An object of one column or row gets a box one pixel wider, as a box must have an inside.
-    """
-    columns, rows = np.flatnonzero(truth.any(axis=0)), np.flatnonzero(truth.any(axis=1))
-    x0, y0, x1, y1 = (float(edge) for edge in (columns[0], rows[0], columns[-1], rows[-1]))
-    return x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)
 
 
 def random_points(

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from .boxes import box_around
 from .predictor import SAM2ImagePredictor
 
 __all__ = ["Improved", "MaskPrompts", "improve_masks", "prompts_of"]
@@ -29,7 +30,7 @@ class MaskPrompts:
     Attributes:
       points: a click on the object, the pixel farthest from its edge, and one off it, farthest within the box.
       labels: theirs: 1, and 0 or, where there is no room for one off the object, -1.
-      box: x0, y0, x1, y1: the object's first and last columns and rows.
+      box: x0, y0, x1, y1, as `box_around` gives them.
       mask: logits of low resolution, which grow with the distance to the edge.
     """
 
@@ -65,8 +66,8 @@ def prompts_of(mask: Bool[np.ndarray, "h w"], mask_size: int) -> MaskPrompts:
       mask: the mask; not empty.
       mask_size: side of mask prompts.
     """
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    y0, y1, x0, x1 = rows[0], rows[-1], columns[0], columns[-1]
+    box = np.array(box_around(mask), np.float32)
+    x0, y0, x1, y1 = box.astype(int)
     padded = np.pad(mask, 1)  # the photo's edge is one of the object's
     inside = cv2.distanceTransform(padded.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
     outside = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
@@ -82,7 +83,7 @@ def prompts_of(mask: Bool[np.ndarray, "h w"], mask_size: int) -> MaskPrompts:
     return MaskPrompts(
         points,
         np.array([1, 0 if has_room else -1], np.int32),
-        np.array([x0, y0, x1, y1], np.float32),
+        box,
         (SURE_LOGIT * np.clip(small, -1, 1))[None],
     )
 

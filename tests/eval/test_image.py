@@ -12,7 +12,7 @@ from sam2refiner_jax.eval.image_sets import Benchmark, open_benchmarks
 from sam2refiner_jax.eval.metrics import boundary_iou, iou
 from sam2refiner_jax.eval.run_folder import RunFolder
 from sam2refiner_jax.eval.segmenters import Answer, FilledBox
-from sam2refiner_jax.eval.truth_prompts import box_around
+from sam2refiner_jax.image.boxes import box_around
 
 
 class Regions:

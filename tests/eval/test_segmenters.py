@@ -10,7 +10,8 @@ from sam2refiner_jax.eval import jax_segmenter
 from sam2refiner_jax.eval.jax_segmenter import JaxSegmenter, weights_checksum
 from sam2refiner_jax.eval.metrics import iou
 from sam2refiner_jax.eval.segmenters import FilledBox, GrabCut
-from sam2refiner_jax.eval.truth_prompts import Prompt, box_around
+from sam2refiner_jax.eval.truth_prompts import Prompt
+from sam2refiner_jax.image.boxes import box_around
 from sam2refiner_jax.image.preprocess import preprocess_image
 
 PROMPTS = [

@@ -3,20 +3,10 @@
 import numpy as np
 import pytest
 
-from sam2refiner_jax.eval.truth_prompts import box_around, point_count, prompt_from_truth, random_points
+from sam2refiner_jax.eval.truth_prompts import point_count, prompt_from_truth, random_points
 
 TRUTH = np.zeros((20, 30), bool)
 TRUTH[4:9, 10:22] = True
-
-
-def test_a_box_has_the_first_and_last_row_and_column():
-    assert box_around(TRUTH) == (10, 4, 21, 8)
-
-
-def test_the_box_of_a_pixel_has_an_inside():
-    pixel = np.zeros((20, 30), bool)
-    pixel[19, 29] = True
-    assert box_around(pixel) == (29, 19, 30, 20)
 
 
 def test_points_lie_on_the_object_and_differ():

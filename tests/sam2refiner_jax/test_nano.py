@@ -9,7 +9,7 @@ from sam2refiner_jax import SAM2ImagePredictor, load_model
 from sam2refiner_jax.checkpoints import BUNDLED, weights_of
 from sam2refiner_jax.eval.clicks import next_click
 from sam2refiner_jax.eval.metrics import iou
-from sam2refiner_jax.eval.truth_prompts import box_around
+from sam2refiner_jax.image.boxes import box_around
 from sam2refiner_jax.train.data.procedural import ProceduralSource
 
 # Many passes of the encoder, which XLA's own optimisation makes fast.

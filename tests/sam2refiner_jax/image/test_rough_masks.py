@@ -61,6 +61,9 @@ def test_several_objects_at_once_are_as_one_by_one(small_predictor):
         np.testing.assert_allclose(found.logits, alone.logits, rtol=1e-3, atol=1e-3)
         assert found.predicted_iou == pytest.approx(alone.predicted_iou, abs=1e-4)
         assert found.agreement == pytest.approx((found.mask & mask).sum() / (found.mask | mask).sum())
+    row, pixel = np.zeros((2, 60, 80), bool)
+    row[0, 33:36], pixel[59, 79] = True, True
+    assert len(improve_masks(small_predictor, [row, pixel])) == 2
     with pytest.raises(ValueError, match="rounds must be at least 1, got 0"):
         improve_masks(small_predictor, masks, rounds=0)
 
