@@ -1,6 +1,6 @@
 """Masks damaged on purpose, and what `sam2refiner refine` makes of them: IoU and Boundary IoU before and after.
 
-    python benchmarks/refine.py SOURCE [--checkpoint nano] [--refiner DIR] [--count 100] [--rounds 2] [--keep-below 0.5]
+    python benchmarks/refine.py SOURCE [--checkpoint nano] [--refiner DIR] [--count 100] [--rounds 1] [--keep-below 0.5]
 
 SOURCE is any of evaluation's, such as "folder:DIR"; `count` of its items, evenly spread, are taken.
 """
@@ -23,7 +23,7 @@ def main(
     checkpoint: str = "nano",
     refiner: Path | None = None,
     count: int = 100,
-    rounds: int = 2,
+    rounds: int = 1,
     keep_below: float = 0.5,
 ) -> None:
     """Prints a table."""

@@ -68,9 +68,9 @@ config = TrainConfig(
         checkpoint=str(work / "base"), refiner=ColourRefinerConfig(hidden=16), image_size=128, dtype="float32"
     ),
     data=DataConfig(sources=("procedural:?size=192&length=16",), jitter=None),
-    optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=5),
+    optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=2),
     batch_size=8,
-    steps=20,
+    steps=10,
     log_every=5,
 )
 refiner = train(config, work / "run", progress=False)

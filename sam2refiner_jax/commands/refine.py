@@ -29,7 +29,7 @@ def refine(
     checkpoint: str = DEFAULT_CHECKPOINT,
     refiner: Path | None = None,
     output: Path = Path("out/refined"),
-    rounds: int = 2,
+    rounds: int = 1,
     keep_below: float = 0.5,
     form: Literal["png", "coco"] = "png",
     dtype: Literal["float32", "bfloat16"] = "float32",

@@ -89,14 +89,14 @@ def prompts_of(mask: Bool[np.ndarray, "h w"], mask_size: int) -> MaskPrompts:
 
 
 def improve_masks(
-    predictor: SAM2ImagePredictor, masks: Sequence[Bool[np.ndarray, "h w"]], *, rounds: int = 2
+    predictor: SAM2ImagePredictor, masks: Sequence[Bool[np.ndarray, "h w"]], *, rounds: int = 1
 ) -> list[Improved]:
     """Finer masks of objects in the photo that was given to the predictor, all of them at once.
 
     Args:
       predictor: after `set_image`.
       masks: rough masks of the photo's size, none of them empty.
-      rounds: how often; from the second on the mask prompt is the round's before, and the clicks are found in its mask.
+      rounds: how often; from the second on the prompts are found in the result of the round before.
 
     Raises:
       ValueError: if there is no round.
@@ -104,21 +104,19 @@ def improve_masks(
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
     side = predictor.model.config.mask_size
-    current, low_res = list(masks), None
+    current = list(masks)
     for _ in range(rounds):
         # Where a round lost its object, the next one begins with the rough mask again.
         prompts = [prompts_of(mask if mask.any() else rough, side) for mask, rough in zip(current, masks, strict=True)]
-        given = np.stack([p.mask for p in prompts]) if low_res is None else low_res
-        logits, ious, low_res = predictor.predict(
+        logits, ious, _ = predictor.predict(
             point_coords=np.stack([p.points for p in prompts]),
             point_labels=np.stack([p.labels for p in prompts]),
             box=np.stack([p.box for p in prompts]),
-            mask_input=given,
+            mask_input=np.stack([p.mask for p in prompts]),
             multimask_output=False,
             return_logits=True,
         )
-        shape = (len(prompts), *masks[0].shape)
-        logits, low_res = logits.reshape(shape), low_res.reshape(len(prompts), 1, side, side)
+        logits = logits.reshape(len(prompts), *masks[0].shape)
         current = list(logits > 0)
     agreements = [
         float((mask & rough).sum() / max((mask | rough).sum(), 1)) for mask, rough in zip(current, masks, strict=True)

@@ -26,7 +26,8 @@ SIZE, HEIGHT, WIDTH, FRAMES = 128, 240, 360, 5
 def both():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # more would wait for each other by spinning
-    yield official_and_ours_video("sam2.1_hiera_t", SIZE)
+    # Memories rounded to bfloat16 would make of a difference in the last digit one of many pixels.
+    yield official_and_ours_video("sam2.1_hiera_t", SIZE, exact_memories=True, few_blocks=True)
     torch.set_num_threads(threads)
 
 

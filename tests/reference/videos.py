@@ -71,7 +71,6 @@ class Float32Memories:
         return torch.float32 if name == "bfloat16" else getattr(torch, name)
 
 
-@functools.lru_cache(maxsize=2)
 def official_and_ours_video(name: str, size: int, exact_memories: bool = False, few_blocks: bool = False):
     """Both predictors with the same random weights, for input of this size.
 
@@ -83,13 +82,19 @@ def official_and_ours_video(name: str, size: int, exact_memories: bool = False, 
 
     official_module.torch = Float32Memories() if exact_memories else torch
     official_module.tqdm = lambda x, **_: x
+    official, model = official_and_our_model(name, size, few_blocks)
+    return official, SAM2VideoPredictor(model, memory_dtype=jnp.float32 if exact_memories else jnp.bfloat16)
+
+
+@functools.lru_cache(maxsize=2)
+def official_and_our_model(name: str, size: int, few_blocks: bool):
+    """The official predictor and our model with its weights."""
     official = build_official(name, video=True, few_blocks=few_blocks, image_size=size)
     official.fill_hole_area = 0  # needs its CUDA extension, and is skipped with a warning without it
     randomise(official, SEED)
     with torch.no_grad():
         official.sam_mask_decoder.pred_obj_score_head.layers[-1].bias += OBJECT_SCORE_BIAS
-    model = ours_of_few_blocks(official, name, size) if few_blocks else ours_like(official, image_size=size)
-    return official, SAM2VideoPredictor(model, memory_dtype=jnp.float32 if exact_memories else jnp.bfloat16)
+    return official, ours_of_few_blocks(official, name, size) if few_blocks else ours_like(official, image_size=size)
 
 
 def held(state) -> tuple[int, int, int]:

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import training
 from orbax.checkpoint import v1 as ocp
-from training import make_pairs
+from training import UNET_REFINER, make_pairs, tiny_config
+
+from sam2refiner_jax.train.loop import train
 
 SCRIPT = Path(training.__file__)
 STEPS = 8  # a checkpoint of each, and of the first its gradients
@@ -77,7 +79,7 @@ def data(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def one_device(data, tmp_path_factory) -> Path:
     workdir = tmp_path_factory.mktemp("runs") / "one"
-    finish([start(workdir, data, 1)])
+    train(tiny_config(data, UNET_REFINER, **LENGTH), workdir, progress=False)
     return workdir
 
 

@@ -3,12 +3,12 @@
 import cv2
 import numpy as np
 import pytest
+from scenes import scene
 
 from sam2refiner_jax import SAM2ImagePredictor, load_model
 from sam2refiner_jax.eval.metrics import iou
 from sam2refiner_jax.eval.roughening import WAYS, roughen
 from sam2refiner_jax.image.rough_masks import improve_masks, prompts_of
-from sam2refiner_jax.train.data.procedural import ProceduralSource
 
 Y, X = np.mgrid[:60, :80]
 
@@ -38,19 +38,18 @@ def test_a_box_has_no_room_for_a_click_off_it():
 
 @pytest.mark.optimised
 def test_masks_made_rough_become_finer():
-    """On scenes that the model has never seen, in the mean of 16: IoU with the truth rises from four ways of damage."""
-    source = ProceduralSource(size=320, seed=1)
+    """Objects that the model in the package can find, damaged in four ways: IoU with the truth rises in each."""
     predictor = SAM2ImagePredictor(load_model("nano"))
     before, after = [], []
-    for index in range(16):
-        scene = source[index]
-        truth = scene["mask"] > 127
+    for index in range(6):
+        photo, (mask,) = scene(index)
+        photo, truth = np.kron(photo, np.ones((4, 4, 1), np.uint8)), np.kron(mask, np.ones((4, 4), np.uint8)) > 0
         rough = [roughen(truth, way) for way in WAYS]
-        predictor.set_image(scene["image"])
+        predictor.set_image(photo)
         before.append([iou(mask, truth) for mask in rough])
         after.append([iou(found.mask, truth) for found in improve_masks(predictor, rough)])
     print("before", np.mean(before, axis=0), "after", np.mean(after, axis=0))
-    assert np.mean(after) > np.mean(before)
+    assert (np.mean(after, axis=0) > np.mean(before, axis=0)).all()
 
 
 def test_several_objects_at_once_are_as_one_by_one(small_predictor):

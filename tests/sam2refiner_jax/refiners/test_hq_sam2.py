@@ -1,5 +1,6 @@
 """HQ-SAM 2 against PyTorch: the release's six ways to choose masks, videos, and nothing of it where it is off."""
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -116,7 +117,8 @@ def test_prompts_compile_once(predictors, photo):
 
 def test_20_frames_equal_pytorch(tmp_path):
     """A click, a correction and a mask: the summed logits are shown, remembered and given back."""
-    official, ours = official_and_ours_video.__wrapped__(NAME, 128, exact_memories=True, few_blocks=True)
+    official, ours = official_and_ours_video(NAME, 128, exact_memories=True, few_blocks=True)
+    official = copy.deepcopy(official)  # others share it
     make_hq(official)
     ours = SAM2VideoPredictor(with_refiner_of(official, ours.model), memory_dtype=np.float32)
     both = SideBySide(official, ours, write_jpegs(tmp_path / "clip", moving_frames(20, 120, 180)))
