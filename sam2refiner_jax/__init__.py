@@ -4,7 +4,7 @@ from .checkpoints import CheckpointError, build_model, load_model, load_refiner,
 from .config import PRESETS, HieraConfig, SAM2Config, register_preset
 from .features import ImageFeatures
 from .image.predictor import SAM2ImagePredictor
-from .refiners import HQSAM2Config, Refiner, SAM2Refiner, SAM2RefinerConfig, register_refiner
+from .refiners import HQSAM2Config, Refiner, SAM2Refiner, SAM2RefinerConfig, SAMRefConfig, register_refiner
 from .sam2 import SAM2
 from .video.predictor import SAM2VideoPredictor
 
@@ -28,6 +28,7 @@ __all__ = [
     "register_refiner",
     "SAM2Refiner",
     "SAM2RefinerConfig",
+    "SAMRefConfig",
     "HQSAM2Config",
     "load_refiner",
     "save_refiner",

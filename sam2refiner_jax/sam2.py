@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -151,7 +152,12 @@ class SAM2(nnx.Module):
             return self.refiner.augment(embedding, features.refiner)
 
     def refine(
-        self, features: ImageFeatures, output: DecoderOutput, masks: Float[Array, "b *k m m"], prompts: Prompts
+        self,
+        features: ImageFeatures,
+        output: DecoderOutput,
+        masks: Float[Array, "b *k m m"],
+        prompts: Prompts,
+        carry: Any = None,
     ) -> Refined:
         """Finer masks, one for each that is given.
 
@@ -160,11 +166,16 @@ class SAM2(nnx.Module):
           output: what the decoder made of it, `with_refiner`.
           masks: of its masks, the logits of the one to refine, or of several, if the refiner takes that.
           prompts: the objects' prompts.
+          carry: what the refiner returned at the click before; by default this is the first one.
         """
         assert self.refiner is not None
+        if carry is None:
+            carry = self.refiner.initial_carry(len(masks))
         with self.precision():
             sparse, exists, _ = self.sam_prompt_encoder(prompts)
             image_pe = self.sam_prompt_encoder.image_encoding()
             return self.refiner(
-                RefinerInputs(features.refiner, output, masks, prompts, sparse, exists, image_pe.astype(self.dtype))
+                RefinerInputs(
+                    features.refiner, output, masks, prompts, sparse, exists, image_pe.astype(self.dtype), carry
+                )
             )

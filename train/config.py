@@ -165,6 +165,9 @@ class LossConfig:
       object_score: BCE of the score that says the object is in the image. For training the base.
       points: at how many points of a mask `final` and `auxiliary` are taken, three quarters of them where three times
         as many random ones found it most uncertain (PointRend, as HQ-SAM); 0 for all pixels.
+      blends: SAM-REF's losses of what a refiner blends, at each round of clicks (`blend_losses`).
+      error_target: what error maps are to show: "mistakes", the pixels where the mask that is there is wrong, as
+        SAM-REF's text says of them; or "boundary", a band along the edge of the true mask, as FocalClick.
     """
 
     final: float = 1.0
@@ -173,10 +176,14 @@ class LossConfig:
     iou: float = 0.0
     object_score: float = 0.0
     points: int = 0
+    blends: float = 0.0
+    error_target: str = "mistakes"
 
     def __post_init__(self):
         if self.points < 0:
             raise ValueError(f"points must not be negative, got {self.points}")
+        if self.error_target not in ("mistakes", "boundary"):
+            raise ValueError(f"error_target must be 'mistakes' or 'boundary', got {self.error_target!r}")
 
 
 @dataclasses.dataclass(frozen=True)

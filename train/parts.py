@@ -142,16 +142,16 @@ def _check_parts(config: TrainConfig, *, has_refiner: bool) -> None:
         if part not in known:
             raise ValueError(f"trainable must be of {', '.join(known)}, got {part!r}")
     loss = config.loss
-    refines = has_refiner and bool(loss.final or loss.auxiliary)
+    refines = has_refiner and bool(loss.final or loss.auxiliary or loss.blends)
     if not loss.coarse and not refines:
         what = (
-            "loss.coarse, final and auxiliary must not all"
+            "loss.coarse, final, auxiliary and blends must not all"
             if has_refiner
             else "without a refiner, loss.coarse must not"
         )
         raise ValueError(f"{what} be 0: nothing would be learned")
     if set(config.trainable) == {"refiner"} and has_refiner and not refines:
-        raise ValueError("loss.final and loss.auxiliary must not both be 0 where the refiner alone is trained")
+        raise ValueError("loss.final, auxiliary and blends must not all be 0 where the refiner alone is trained")
 
 
 def take_apart(model: SAM2, skeleton: Skeleton) -> tuple[Weights, Weights]:

@@ -16,6 +16,7 @@ from ..nn.prompt_encoder import (
     POSITIVE,
     Prompts,
 )
+from ..nn.resize import resize_antialiased
 from .config import PromptConfig
 
 __all__ = [
@@ -256,27 +257,36 @@ def divide_objects(
 
 
 def correct_prompts(
-    keys: Key[Array, " b"], prompts: Prompts, number: int, logits: Float[Array, "b m m"], masks: Float[Array, "b s s"]
+    keys: Key[Array, " b"],
+    prompts: Prompts,
+    number: int,
+    rounds: int,
+    logits: Float[Array, "b m m"],
+    masks: Float[Array, "b s s"],
+    shown: Float[Array, "b _ _"] | None = None,
 ) -> Prompts:
-    """The prompts with a click more, on what `logits` got wrong, and with `logits` as a mask prompt.
+    """The prompts with a click more, on what a mask got wrong, and with `logits` as a mask prompt.
 
     Args:
       keys: a key for each row, others for every correction.
-      prompts: from `sample_prompts`, with slots to spare for corrections.
+      prompts: from `sample_prompts`, with slots to spare for corrections, the last before the padding point.
       number: which correction this is, from 0.
+      rounds: how many there are.
       logits: the masks that the prompts gave.
       masks: true coverage in [0, 1].
+      shown: refined masks of any size, in which the error is looked for; by default in `logits`.
     """
     size = logits.shape[-1]
+    seen = logits if shown is None else resize_antialiased(shown[..., None], (size, size))[..., 0]
     truth = jax.vmap(lambda m: _shrink(m, size))(masks) > 0.5
-    missed, surplus = truth & (logits <= 0), ~truth & (logits > 0)
+    missed, surplus = truth & (seen <= 0), ~truth & (seen > 0)
     is_missed = missed.sum(axis=(1, 2)) >= surplus.sum(axis=(1, 2))
     wrong = jnp.where(is_missed[:, None, None], missed, surplus)
     # A click in the middle of a low-resolution pixel.
     clicks = (jax.vmap(sample_pixel)(keys, wrong) + 0.5) * (masks.shape[-1] / size) - 0.5
     labels = jnp.where(is_missed, POSITIVE, NEGATIVE)
     labels = jnp.where(wrong.any(axis=(1, 2)), labels, ABSENT)
-    slot = prompts.points.shape[1] - 2 - number
+    slot = prompts.points.shape[1] - 1 - rounds + number  # in the order in which they are made
     return Prompts(
         points=jnp.asarray(prompts.points).at[:, slot].set(clicks),
         labels=jnp.asarray(prompts.labels).at[:, slot].set(labels).at[:, -1].set(NOT_A_POINT),

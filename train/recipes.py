@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from ..refiners import HQSAM2Config, SAM2RefinerConfig
+from ..refiners import HQSAM2Config, SAM2RefinerConfig, SAMRefConfig
 from .config import DataConfig, LossConfig, ModelConfig, OptimizerConfig, PromptConfig, TrainConfig
 
 __all__ = ["NANO_REFINER", "RECIPES", "Recipe", "register_recipe"]
@@ -56,6 +56,37 @@ register_recipe(
             learning_rate=1e-3, warmup_steps=0, drops=(10 / 12,), weight_decay=0.0, clip_norm=None
         ),
         epochs=12.0,
+    ),
+)
+
+# SAM-REF's two stages with its numbers of steps and its batch; clicks as in its simulation, the first inside at random,
+# the others where the mask is wrong. The learning rate is ours, for a network that begins from nothing.
+SAM_REF_CLICKS = PromptConfig(box=0.0, points=1.0, mask=0.0, max_points=1, negative_points=0.0, corrections=3)
+SAM_REF_DECODER = register_recipe(
+    "sam_ref_decoder",
+    "SAM-REF's first stage: the mask decoder of SAM 2.1 L learns series of clicks on HQSeg-44K",
+    dataclasses.replace(
+        HQSEG44K,
+        model=dataclasses.replace(HQSEG44K.model, refiner=None),
+        prompts=SAM_REF_CLICKS,
+        loss=LossConfig(final=0.0, auxiliary=0.0, coarse=1.0, iou=1.0),
+        optimizer=OptimizerConfig(learning_rate=5e-5),
+        trainable=("decoder",),
+        batch_size=4,
+        epochs=None,
+        steps=320_000,
+    ),
+)
+SAM_REF = register_recipe(
+    "sam_ref",
+    "SAM-REF's second stage: the refiner sam_ref; give --model.checkpoint of the first",
+    dataclasses.replace(
+        SAM_REF_DECODER,
+        model=dataclasses.replace(HQSEG44K.model, refiner=SAMRefConfig()),
+        loss=LossConfig(final=0.0, auxiliary=0.0, blends=1.0),
+        optimizer=OptimizerConfig(learning_rate=5e-4),
+        trainable=("refiner",),
+        steps=80_000,
     ),
 )
 
@@ -117,6 +148,21 @@ register_recipe(
         data=dataclasses.replace(NANO_GROWN.data, objects=2),
         prompts=PromptConfig(box=3.0, points=1.5, mask=0.5, box_and_points=1.0, divided=0.3),
         loss=LossConfig(),
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=50, ema=0.99),
+        trainable=("refiner",),
+        steps=1000,
+    ),
+)
+
+register_recipe(
+    "nano_sam_ref",
+    "SAM-REF of the small SAM 2, whose base is frozen: give --model.checkpoint",
+    dataclasses.replace(
+        NANO_GROWN,
+        model=ModelConfig("sam2_nano", refiner=SAMRefConfig(), dtype="float32"),
+        data=dataclasses.replace(NANO_GROWN.data, objects=2),
+        prompts=dataclasses.replace(SAM_REF_CLICKS, corrections=2),
+        loss=SAM_REF.loss,
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=50, ema=0.99),
         trainable=("refiner",),
         steps=1000,

@@ -14,7 +14,9 @@ from ..image.preprocess import normalise
 from ..nn.mask_decoder import DecoderOutput, select_single_mask
 from ..nn.prompt_encoder import Prompts
 from ..nn.resize import resize_bilinear
+from ..refiners.base import Refined
 from ..sam2 import SAM2
+from .blend_losses import blend_losses
 from .config import OptimizerConfig, PromptConfig, TrainConfig
 from .losses import coarse_losses, mask_iou, refined_losses
 from .parts import Skeleton
@@ -186,13 +188,32 @@ def predict(
             add(coarse_losses(output, truth, loss))
         return output, select_single_mask(output, model.config)[0][:, 0]
 
+    def refine(output, coarse, prompts, carry) -> Refined | None:
+        if model.refiner is None:
+            return None
+        result = model.refine(features, output, coarse, prompts, carry)
+        if loss.blends:
+            if not result.blends:
+                raise ValueError("loss.blends must be 0 for a refiner that blends nothing")
+            add({"blends": loss.blends * blend_losses(result.blends, truth, loss.error_target)})
+        return result
+
+    # Refiners without anything to carry from click to click are asked once, at the end.
+    by_click = model.refiner is not None and bool(jax.tree.leaves(model.refiner.initial_carry(1)))
+    rounds = correction_keys(keys.correct, config.prompts)
     output, coarse = decode(prompts)
-    for number, round_keys in enumerate(correction_keys(keys.correct, config.prompts)):
-        prompts = correct_prompts(round_keys, prompts, number, jax.lax.stop_gradient(coarse), truth)
+    carry = None
+    for number, round_keys in enumerate(rounds):
+        shown = None
+        if by_click:
+            result = refine(output, coarse, prompts, carry)
+            assert result is not None
+            carry, shown = jax.lax.stop_gradient((result.carry, result.masks))
+        prompts = correct_prompts(round_keys, prompts, number, len(rounds), jax.lax.stop_gradient(coarse), truth, shown)
         output, coarse = decode(prompts)
+    result = refine(output, coarse, prompts, carry)
     refined = None
-    if model.refiner is not None:
-        result = model.refine(features, output, coarse, prompts)
+    if result is not None:
         losses |= refined_losses(result, truth, loss, keys.look)
         refined = result.masks
         if refined.shape != truth.shape:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from ..features import ImageFeatures
 from ..nn.mask_decoder import select_single_mask
 from ..nn.prompt_encoder import LOGIT_LIMIT, Prompts
 from ..sam2 import SAM2
+from .conversation import Asked, Conversation
 from .postprocess import fill_holes_and_remove_specks, resize_masks
 from .preprocess import Photo, as_rgb, preprocess_image, preprocess_views
 from .prompts import ObjectPrompts, pack_prompts, read_prompts
@@ -40,12 +42,14 @@ class Masks:
 class RefinedMasks:
     """Refined logits, the low-resolution ones for a next prompt, and predicted IoU.
 
-    One mask for each object or, of a refiner that refines each mask, four: the single one, then the three.
+    One mask for each object or, of a refiner that refines each mask, four: the single one, then the three. `carry` is
+    what the refiner is to be given back with the next clicks.
     """
 
     masks: Float[Array, "objects k _ _"]
     low_res: Float[Array, "objects k m m"]
     iou: Float[Array, "objects k"]
+    carry: Any
 
 
 @jax.tree_util.register_dataclass
@@ -95,8 +99,12 @@ def refine_prompts(
     photo_index: Int[Array | np.ndarray, " objects"],
     prompts: Prompts,
     multimask: Bool[Array, ""] | np.bool_,
+    carry: Any,
 ) -> RefinedMasks:
-    """Refined masks: of the best of three masks if `multimask`, else of the single one; or of all four."""
+    """Refined masks: of the best of three masks if `multimask`, else of the single one; or of all four.
+
+    `carry` is what the refiner carried away from the clicks before (`Refiner.initial_carry`).
+    """
     assert model.refiner is not None
     assert photos.augmented is not None
     features = photos.features.take(photo_index)
@@ -106,12 +114,14 @@ def refine_prompts(
     if model.refiner.refines_each:
         coarse = jnp.concatenate([single, output.masks[:, 1:]], axis=1)
         iou = jnp.concatenate([single_iou, output.iou[:, 1:]], axis=1)
-        masks = model.refine(features, output, coarse, prompts).masks
+        refined = model.refine(features, output, coarse, prompts, carry)
+        masks = refined.masks
     else:
         coarse = jnp.where(multimask, jnp.take_along_axis(output.masks, best[:, :, None, None], axis=1), single)
         iou = jnp.where(multimask, jnp.take_along_axis(output.iou, best, axis=1), single_iou)
-        masks = model.refine(features, output, coarse[:, 0], prompts).masks[:, None]
-    return RefinedMasks(masks, masks if model.refiner.stride == 4 else coarse, iou)
+        refined = model.refine(features, output, coarse[:, 0], prompts, carry)
+        masks = refined.masks[:, None]
+    return RefinedMasks(masks, masks if model.refiner.stride == 4 else coarse, iou, refined.carry)
 
 
 class SAM2ImagePredictor:
@@ -157,6 +167,7 @@ class SAM2ImagePredictor:
         self._photos: PhotoFeatures | None = None
         self._photo_sizes: list[tuple[int, int]] = []
         self._is_batch = False
+        self._conversation = Conversation()
 
     def set_image(self, image: Photo) -> None:
         """Computes the features of a photo.
@@ -303,11 +314,11 @@ class SAM2ImagePredictor:
             if not multimask_output:
                 chosen = (masks.single, masks.single, masks.single_iou)
         else:
-            refined = refine_prompts(self.model, self._photos, photo_index, packed, np.bool_(multimask_output))
+            refined = self._refine(prompts, packed, photo_index, multimask_output)
             chosen = (refined.masks, refined.low_res, refined.iou)
             if self.model.refiner.refines_each:
                 kept = slice(1, None) if multimask_output else slice(1)
-                chosen = tuple(array[:, kept] for array in chosen)
+                chosen = (refined.masks[:, kept], refined.low_res[:, kept], refined.iou[:, kept])
         logits, low_res, iou = map(np.asarray, jax.device_get(chosen))
 
         results = []
@@ -318,6 +329,26 @@ class SAM2ImagePredictor:
             results.append(self._postprocess(logits[here], low_res[here], iou[here], size, return_logits))
             start += len(p)
         return results
+
+    def _refine(
+        self,
+        prompts: Sequence[tuple[int, ObjectPrompts]],
+        packed: Prompts,
+        photo_index: Int[np.ndarray, " rows"],
+        multimask: bool,
+    ) -> RefinedMasks:
+        """Refined masks, in the light of the clicks on the same objects before."""
+        refiner = self.model.refiner
+        assert refiner is not None
+        asked = [
+            Asked(photo, points[:-1], labels[:-1])  # the last one pads
+            for photo, p in prompts
+            for points, labels in zip(p.points, p.labels, strict=True)
+        ]
+        before = self._conversation.before(asked, lambda: refiner.initial_carry(len(photo_index)))
+        refined = refine_prompts(self.model, self._photos, photo_index, packed, np.bool_(multimask), before.carry)
+        self._conversation.go_on(before, asked, refined.carry)
+        return refined
 
     def _postprocess(self, logits, low_res, iou, photo_size: tuple[int, int], return_logits: bool) -> Prediction:
         # Areas are in pixels of the low-resolution mask; refined logits have more pixels.

@@ -3,6 +3,7 @@
 from .base import REFINERS, Refined, Refiner, RefinerInputs, build_refiner, register_refiner
 from .hq_sam2 import HQSAM2, HQSAM2Config
 from .sam2refiner import SAM2Refiner, SAM2RefinerConfig
+from .sam_ref import SAMRef, SAMRefConfig
 
 __all__ = [
     "HQSAM2",
@@ -13,6 +14,8 @@ __all__ = [
     "RefinerInputs",
     "SAM2Refiner",
     "SAM2RefinerConfig",
+    "SAMRef",
+    "SAMRefConfig",
     "build_refiner",
     "register_refiner",
 ]

@@ -7,6 +7,8 @@ A refiner stands around the mask decoder. `SAM2` calls it in five places:
 3. `augment`: what the decoder reads at stride 16;
 4. `extra_tokens`: output tokens of its own, which the decoder takes along with those of its masks;
 5. `__call__`: masks from the decoder's outputs.
+
+What it wants to know at the next click on the same object it returns as `Refined.carry`; the predictors give it back.
 """
 
 import dataclasses
@@ -15,6 +17,7 @@ from typing import Any, ClassVar, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
@@ -27,6 +30,7 @@ from ..nn.resize import resize_bilinear
 
 __all__ = [
     "REFINERS",
+    "Blend",
     "Box",
     "Refined",
     "Refiner",
@@ -55,6 +59,7 @@ class RefinerInputs:
       sparse: their embedded points and boxes.
       sparse_mask: which of these exist.
       image_pe: the decoder's positional encoding of the image.
+      carry: what the refiner returned at the click before (`Refined.carry`), or `Refiner.initial_carry`.
     """
 
     prepared: Any
@@ -64,6 +69,27 @@ class RefinerInputs:
     sparse: Float[Array, "b n c"]
     sparse_mask: Bool[Array, "b n"]
     image_pe: Float[Array, "h w c"]
+    carry: Any = ()
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Blend:
+    """A mask made of two, in the image or in a window of it: `detail` where `errors` says so, `coarse` elsewhere.
+
+    Attributes:
+      coarse: logits of the mask that was there.
+      errors: logits of where it is wrong.
+      detail: logits of the mask that is right there.
+      blended: logits of what was made of the two.
+      window: x0, y0, x1, y1 in [0, 1] of the image; None if it is the whole.
+    """
+
+    coarse: Float[Array, "b n n"]
+    errors: Float[Array, "b n n"]
+    detail: Float[Array, "b n n"]
+    blended: Float[Array, "b n n"]
+    window: Float[Array, "b 4"] | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -74,10 +100,14 @@ class Refined:
     Attributes:
       masks: float32 logits, one for each mask given, at the stride that the refiner says (`Refiner.stride`).
       auxiliary: logits of other sizes that only training reads.
+      blends: likewise, how the masks were put together.
+      carry: what to give back at the next click on the same objects.
     """
 
     masks: Float[Array, "b *k _ _"]
     auxiliary: tuple[Float[Array, "b _ _"], ...] = ()
+    blends: tuple[Blend, ...] = ()
+    carry: Any = ()
 
 
 class Refiner(nnx.Module):
@@ -137,6 +167,14 @@ class Refiner(nnx.Module):
         Other tokens attend to them, so that the decoder's own outputs differ from those without.
         """
         return None
+
+    def initial_carry(self, objects: int) -> Any:
+        """The `carry` of a first click: any pytree of arrays whose first axis is the objects'; () for none."""
+        return ()
+
+    def carry_of(self, masks: Float[Array | np.ndarray, "b _ _"]) -> Any:
+        """The `carry` where there are masks (logits as in `Refined.masks`) that no click gave, such as tracked ones."""
+        return self.initial_carry(len(masks))
 
     def prepare(
         self, images: Float[Array, "b s s 3"], features: ImageFeatures, views: Float[Array, "b v h w c"]

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from ..checkpoints import load_model
 from ..features import ImageFeatures
+from ..image.conversation import Asked, Conversation
 from ..image.postprocess import fill_holes, resize_masks
 from ..image.preprocess import Photo
 from ..image.prompts import ObjectPrompts, bucket, pack_prompts, read_prompts, to_numpy
@@ -197,8 +198,10 @@ class SAM2VideoPredictor:
         previous = (record.new_prompted if is_prompt else record.new_tracked) or record.result
         prompts = self._pack(coords, kinds, previous)
         features = self._features(state, frame_idx)
+        asked, conversation = [Asked(0, coords, kinds)], record.conversation or Conversation()
+        before = conversation.before(asked, lambda: self._first_carry(previous))
         if record.reverse is None:
-            found = _segment_prompted(self.model, features, np.zeros(1, np.int32), prompts)
+            found = _segment_prompted(self.model, features, np.zeros(1, np.int32), prompts, before.carry)
         else:
             if not history.prompted:
                 raise RuntimeError(
@@ -207,9 +210,11 @@ class SAM2VideoPredictor:
                 )
             bank = assemble_bank([history], frame_idx, record.reverse, self.model.config, self.memory_dtype)
             where = self._object_frames(state, 1, frame_idx, record.reverse)
-            found = _segment_tracked(self.model, features, jax.device_put(bank), where, prompts)
+            found = _segment_tracked(self.model, features, jax.device_put(bank), where, prompts, carry=before.carry)
         history.keep(frame_idx, record, self._to_host(found, 1)[0], is_prompt)
         record.points, record.mask = (coords, kinds), None
+        conversation.go_on(before, asked, found.carry)
+        record.conversation = conversation
         state.objects.setdefault(obj_id, history)
         return frame_idx, state.obj_ids, self._masks_on(state, frame_idx, is_prompt)
 
@@ -243,7 +248,7 @@ class SAM2VideoPredictor:
         features = self._features(state, frame_idx)
         found = _segment_mask_prompt(self.model, features, np.zeros(1, np.int32), resized[None])
         history.keep(frame_idx, record, self._to_host(found, 1)[0], is_prompt)
-        record.points, record.mask = None, resized
+        record.points, record.mask, record.conversation = None, resized, None
         state.objects.setdefault(obj_id, history)
         return frame_idx, state.obj_ids, self._masks_on(state, frame_idx, is_prompt)
 
@@ -348,7 +353,7 @@ class SAM2VideoPredictor:
         state.check_frame(frame_idx)
         history = state.objects[obj_id]
         record = history.on(frame_idx)
-        record.points = record.mask = record.new_prompted = record.new_tracked = None
+        record.points = record.mask = record.new_prompted = record.new_tracked = record.conversation = None
         if record.prompted is not None:
             result, record.prompted, record.reverse = record.prompted, None, None
             history.record(frame_idx, result, state.history, state.reach)
@@ -416,6 +421,13 @@ class SAM2VideoPredictor:
         points = np.concatenate([coords, np.zeros((1, 2), np.float32)])[None]
         labels = np.append(kinds, np.int32(NOT_A_POINT))[None]
         return pack_prompts([ObjectPrompts(points, labels, mask)], self.model.config.mask_size)
+
+    def _first_carry(self, previous: ObjectOnFrame | None) -> Any:
+        """What the refiner begins with: nothing, or the mask that was found before there were clicks."""
+        refiner = self.model.refiner
+        if refiner is None:
+            return ()
+        return refiner.initial_carry(1) if previous is None else refiner.carry_of(previous.finest[None])
 
     def _features(self, state: InferenceState, frame_idx: int, image: np.ndarray | None = None) -> ImageFeatures:
         """The frame's features; those of the last frame are kept, for several prompts on it."""

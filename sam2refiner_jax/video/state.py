@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 
 from ..config import SAM2Config
 from ..features import ImageFeatures
+from ..image.conversation import Conversation
 from ..image.prompts import bucket
 from .frames import Frames
 from .memory_bank import MemoryBank
@@ -57,6 +58,7 @@ class FrameRecord:
       new_prompted: the result of prompts since the last propagation, which will be `prompted`.
       new_tracked: likewise of a correction, which will be `tracked`.
       reverse: whether it was in reverse that propagation came here; None if it never did.
+      conversation: what a refiner carries from one set of clicks on the frame to the next.
     """
 
     points: tuple[Float[np.ndarray, "n 2"], Int[np.ndarray, " n"]] | None = None
@@ -66,6 +68,7 @@ class FrameRecord:
     new_prompted: ObjectOnFrame | None = None
     new_tracked: ObjectOnFrame | None = None
     reverse: bool | None = None
+    conversation: Conversation | None = None
 
     @property
     def result(self) -> ObjectOnFrame | None:

@@ -7,6 +7,7 @@ size, refined if the model has a refiner, encode them as a memory.
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -60,12 +61,14 @@ class Segmentation:
       pointers: object pointers.
       object_score_logits: positive where the object is in the image.
       refined: refined logits at the model's input size; None without a refiner of that size.
+      carry: what the refiner is to be given back with the next clicks on the same frame.
     """
 
     masks: Float[Array | np.ndarray, "*frames objects m m"]
     pointers: Float[Array | np.ndarray, "*frames objects c"]
     object_score_logits: Float[Array | np.ndarray, "*frames objects"]
     refined: Float[Array | np.ndarray, "*frames objects s s"] | None = None
+    carry: Any = ()
 
 
 @jax.tree_util.register_dataclass
@@ -117,6 +120,7 @@ def segment_tracked(
     frames: ObjectFrames,
     prompts: Prompts | None = None,
     origins: Prompts | None = None,
+    carry: Any = None,
 ) -> Segmentation:
     """Finds objects in the light of their memories, and of new clicks on them if there are any.
 
@@ -127,20 +131,28 @@ def segment_tracked(
       frames: where each object is looked for.
       prompts: new clicks.
       origins: the prompts of each object's first prompted frame, for the refiner to read where there are no new ones.
+      carry: what the refiner carried away from earlier clicks on the frame, if there were any.
     """
     embedding = condition_on_memory(model, features, bank, frames)
     if prompts is not None:
-        return _segment(model, embedding, features.take(frames.image), prompts, prompts)
+        return _segment(model, embedding, features.take(frames.image), prompts, prompts, carry)
     prompts = _no_prompts(model.config, len(frames.image))
     return _segment(model, embedding, features.take(frames.image), prompts, prompts if origins is None else origins)
 
 
 def segment_prompted(
-    model: SAM2, features: ImageFeatures, image: Int[Array | np.ndarray, " objects"], prompts: Prompts
+    model: SAM2,
+    features: ImageFeatures,
+    image: Int[Array | np.ndarray, " objects"],
+    prompts: Prompts,
+    carry: Any = None,
 ) -> Segmentation:
-    """Segments objects from clicks and boxes alone, as in photos: a frame on which tracking starts."""
+    """Segments objects from clicks and boxes alone, as in photos: a frame on which tracking starts.
+
+    `carry` is what the refiner carried away from earlier clicks on the frame, if there were any.
+    """
     features = features.take(image)
-    return _segment(model, model.image_embedding(features), features, prompts, prompts)
+    return _segment(model, model.image_embedding(features), features, prompts, prompts, carry)
 
 
 def segment_mask_prompt(
@@ -235,7 +247,8 @@ def advance(
         model, features, frames.image, masks, segmentation.object_score_logits, prompted=False
     ).astype(bank.recent.values.dtype)
     bank = bank.remember(frames.frame, memory, segmentation.pointers, active)
-    return bank, TrackedFrame(segmentation, memory)
+    # Nobody clicks here, and who does later goes on from the mask (`Refiner.carry_of`).
+    return bank, TrackedFrame(dataclasses.replace(segmentation, carry=()), memory)
 
 
 @functools.partial(jax.jit, donate_argnames="bank")
@@ -307,21 +320,23 @@ def _segment(
     features: ImageFeatures,
     prompts: Prompts,
     refiner_prompts: Prompts,
+    carry: Any = None,
 ) -> Segmentation:
     output = model.decode(model.augment(embedding, features), features, prompts, with_refiner=True)
     with model.precision():
         coarse, tokens = _choose_mask(output, prompts, model.config)
         scores = output.object_score_logits[:, 0]
         is_there = (scores > 0)[:, None, None]
-        refined = None
+        refined, carried = None, ()
         if model.refiner is not None:
-            refined = model.refine(features, output, coarse, refiner_prompts).masks
+            result = model.refine(features, output, coarse, refiner_prompts, carry)
+            refined, carried = result.masks, result.carry
             if model.refiner.stride == 4:
                 coarse, refined = refined, None
             else:
                 refined = jnp.where(is_there, refined, NO_OBJECT_SCORE)
         masks = jnp.where(is_there, coarse, NO_OBJECT_SCORE)
-        return Segmentation(masks, _object_pointers(model, tokens, scores), scores, refined)
+        return Segmentation(masks, _object_pointers(model, tokens, scores), scores, refined, carried)
 
 
 def _choose_mask(

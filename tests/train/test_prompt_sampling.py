@@ -238,7 +238,7 @@ def test_no_two_draws_of_a_run_share_bits(masks):
         prompts = sample_prompts(keys.sample, jnp.asarray(masks), config, mask_size=16)
         prompts, truth = divide_objects(keys.divide, prompts, jnp.asarray(masks), config)
         for number, each in enumerate(correction_keys(keys.correct, config)):
-            prompts = correct_prompts(each, prompts, number, jnp.ones((len(masks), 16, 16)), truth)
+            prompts = correct_prompts(each, prompts, number, 3, jnp.ones((len(masks), 16, 16)), truth)
         looked_at = jax.vmap(lambda key, mask: uncertain_points(key, mask, 8))(keys.look, truth)
         return prompts.points, looked_at
 
@@ -258,8 +258,10 @@ def test_corrections_click_on_the_larger_error(masks):
     logits[0, 5:12, 2:4] = 5  # half of the box is missed
     logits[1] = 5  # everything around the disk is surplus
     keys = jax.random.split(jax.random.key(0), 2)
-    corrected = jax.tree.map(np.asarray, jax.jit(correct_prompts, static_argnums=2)(keys, prompts, 0, logits, truth))
-    slot = prompts.points.shape[1] - 2
+    corrected = jax.tree.map(
+        np.asarray, jax.jit(correct_prompts, static_argnums=(2, 3))(keys, prompts, 0, 2, logits, truth)
+    )
+    slot = prompts.points.shape[1] - 3  # the first of two
     assert corrected.labels[:, slot].tolist() == [POSITIVE, NEGATIVE]
     for mask, wanted, (x, y) in zip(truth, (1, 0), corrected.points[:, slot].round().astype(int), strict=True):
         assert mask[y, x] == wanted
