@@ -15,7 +15,7 @@ from .clicks import Click, next_click, number_of_clicks
 from .image_sets import Benchmark
 from .metrics import boundary_iou, iou, truth_of
 from .run_folder import Record, RunFolder
-from .segmenters import Segmenter
+from .segmenters import Answer, Segmenter
 from .truth_prompts import CLICKS, Prompt, point_count, prompt_from_truth
 
 __all__ = ["MAX_CLICKS", "NOC_TARGETS", "Clock", "ImageSettings", "Item", "LeftOut", "evaluate_images"]
@@ -214,7 +214,7 @@ def _click(segmenter: Segmenter, encoded: Any, row: Sequence[Item | None], kind:
     """Clicks on every object until its mask is good enough; each click is given the mask of those before."""
     ious: list[list[float]] = [[] for _ in row]
     clicks: list[tuple[Click, ...]] = [() for _ in row]
-    answers: list[Any] = [None for _ in row]
+    answers: list[Answer | None] = [None for _ in row]
     goal = max(NOC_TARGETS) / 100
     for _ in range(MAX_CLICKS):
         active = [item is not None and max(found, default=0.0) < goal for item, found in zip(row, ious, strict=True)]
@@ -222,10 +222,11 @@ def _click(segmenter: Segmenter, encoded: Any, row: Sequence[Item | None], kind:
             break
         for i, item in enumerate(row):
             if active[i] and item is not None:
-                mask = np.zeros_like(item.truth) if answers[i] is None else answers[i].mask
+                before = answers[i]
+                mask = np.zeros_like(item.truth) if before is None else before.mask
                 clicks[i] += (clock.time("metrics", next_click, mask, item.truth, clicks[i]),)
         prompts = [
-            Prompt(points=tuple(c.point for c in made), logits=answer.logits if answer else None) if is_active else None
+            _next_prompt(made, answer) if is_active else None
             for made, answer, is_active in zip(clicks, answers, active, strict=True)
         ]
         for i, answer in enumerate(clock.time("model", segmenter.segment, encoded, prompts, kind)):
@@ -237,3 +238,8 @@ def _click(segmenter: Segmenter, encoded: Any, row: Sequence[Item | None], kind:
         {"ious": found, **{f"noc{t}": number_of_clicks(found, t / 100, MAX_CLICKS) for t in NOC_TARGETS}}
         for found in ious
     ]
+
+
+def _next_prompt(clicks: tuple[Click, ...], before: Answer | None) -> Prompt:
+    points = tuple(click.point for click in clicks)
+    return Prompt(points=points) if before is None else Prompt(points=points, logits=before.logits, carry=before.carry)

@@ -88,13 +88,15 @@ class JaxSegmenter:
         read += [_nothing()] * (self.batch_size - len(read))
         packed = self._on_devices(pack_prompts(read, self._model.config.mask_size, rows=len(read)))
         if kind == REFINED:
-            found = _refine(self._model, encoded.features, packed, self._mesh)
-            masks, low_res = jax.device_get((found.masks[:, :1], found.low_res[:, :1]))
+            before = self._on_devices(self._carry([None if prompt is None else prompt.carry for prompt in prompts]))
+            found = _refine(self._model, encoded.features, packed, before, self._mesh)
+            masks, low_res, carry = jax.device_get((found.masks[:, :1], found.low_res[:, :1], found.carry))
         else:
             found = _decode(self._model, encoded.features, packed, self._mesh)
             masks = low_res = jax.device_get(found.single)
+            carry = ()
         return [
-            None if prompt is None else _answer(masks[i], low_res[i], size)
+            None if prompt is None else _answer(masks[i], low_res[i], size, [x[i] for x in jax.tree.leaves(carry)])
             for i, (prompt, size) in enumerate(zip(prompts, encoded.sizes, strict=True))
         ]
 
@@ -107,6 +109,16 @@ class JaxSegmenter:
             photo_size=size,
             image_size=self._model.config.image_size,
         )
+
+    def _carry(self, rows: Sequence[list[np.ndarray] | None]) -> Any:
+        """What the refiner carried away from each row's clicks before; of those without any, what it begins with."""
+        assert self._model.refiner is not None
+        leaves, tree = jax.tree.flatten(jax.device_get(self._model.refiner.initial_carry(self.batch_size)))
+        leaves = [np.array(leaf) for leaf in leaves]
+        for i, row in enumerate(rows):
+            for leaf, value in zip(leaves, row or [], strict=False):
+                leaf[i] = value
+        return jax.tree.unflatten(tree, leaves)
 
     def _filled_up(self, rows: list[np.ndarray]) -> np.ndarray:
         return np.stack(rows + rows[:1] * (self.batch_size - len(rows)))
@@ -128,8 +140,8 @@ def _nothing() -> ObjectPrompts:
     return ObjectPrompts(np.zeros((1, 0, 2), np.float32), np.zeros((1, 0), np.int32), None)
 
 
-def _answer(masks: np.ndarray, low_res: np.ndarray, size: tuple[int, int]) -> Answer:
-    return Answer(resize_masks(masks, size)[0] > 0, np.clip(low_res, -LOGIT_LIMIT, LOGIT_LIMIT))
+def _answer(masks: np.ndarray, low_res: np.ndarray, size: tuple[int, int], carry: Any) -> Answer:
+    return Answer(resize_masks(masks, size)[0] > 0, np.clip(low_res, -LOGIT_LIMIT, LOGIT_LIMIT), carry)
 
 
 # Each device runs the same program on photos of its own; nothing is exchanged.
@@ -155,9 +167,11 @@ def _decode(model: SAM2, photos: PhotoFeatures, prompts: Prompts, mesh: Mesh) ->
 
 
 @functools.partial(jax.jit, static_argnames="mesh")
-def _refine(model: SAM2, photos: PhotoFeatures, prompts: Prompts, mesh: Mesh) -> RefinedMasks:
-    def refine(model: SAM2, photos: PhotoFeatures, prompts: Prompts) -> RefinedMasks:
-        return refine_batch(model, photos, jnp.arange(len(prompts.labels)), prompts, jnp.bool_(False))
+def _refine(model: SAM2, photos: PhotoFeatures, prompts: Prompts, carry: Any, mesh: Mesh) -> RefinedMasks:
+    def refine(model: SAM2, photos: PhotoFeatures, prompts: Prompts, carry: Any) -> RefinedMasks:
+        return refine_batch(model, photos, jnp.arange(len(prompts.labels)), prompts, jnp.bool_(False), carry)
 
-    specs = (EVERYWHERE, PHOTOS, PHOTOS)
-    return jax.shard_map(refine, mesh=mesh, in_specs=specs, out_specs=PHOTOS, check_vma=False)(model, photos, prompts)
+    specs = (EVERYWHERE, PHOTOS, PHOTOS, PHOTOS)
+    return jax.shard_map(refine, mesh=mesh, in_specs=specs, out_specs=PHOTOS, check_vma=False)(
+        model, photos, prompts, carry
+    )

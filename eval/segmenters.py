@@ -19,10 +19,17 @@ GRABCUT_ITERATIONS = 5
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """A mask of the photo's size, and its logits for the next click's `Prompt`, where the segmenter wants them back."""
+    """A mask of the photo's size, and what the segmenter wants back with the next click's `Prompt`.
+
+    Attributes:
+      mask: of the photo's size.
+      logits: the mask's, in a form of the segmenter's own.
+      carry: what its refiner carries from click to click.
+    """
 
     mask: Bool[np.ndarray, "h w"]
     logits: Float[np.ndarray, "1 _ _"] | None = None
+    carry: Any = None
 
 
 @runtime_checkable

@@ -2,6 +2,7 @@
 
 import dataclasses
 import zlib
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -22,11 +23,13 @@ class Prompt:
       box: x0, y0, x1, y1, the object's first and last columns and rows, as HQ-SAM gives them.
       points: clicks as x, y and label, 1 on the object and 0 off it.
       logits: of the mask that the same segmenter made of the clicks before, in a form of its own.
+      carry: of its refiner, likewise.
     """
 
     box: tuple[float, float, float, float] | None = None
     points: tuple[tuple[float, float, int], ...] = ()
     logits: Float[np.ndarray, "1 _ _"] | None = None
+    carry: Any = None
 
     @property
     def coordinates(self) -> Float[np.ndarray, "n 2"] | None:

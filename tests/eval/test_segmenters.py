@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from scenes import scene
-from small import hq_model, refining_model, small_model
+from small import hq_model, refining_model, sam_ref_model, small_model
 
 from sam2refiner_jax import SAM2ImagePredictor
 from sam2refiner_jax.eval import jax_segmenter
@@ -86,6 +86,28 @@ def test_masks_equal_the_predictor(model):
             assert (answers[kind][i].mask == (masks[0] > 0)).mean() >= 0.999  # of two programs
             np.testing.assert_allclose(answers[kind][i].logits, logits, atol=1e-5)
     assert not np.array_equal(answers["coarse"][0].mask, answers["refined"][0].mask)
+
+
+def test_clicks_go_on_from_those_before_as_in_the_predictor():
+    """Two photos side by side, one at its second click, the other at its first."""
+    segmenter, predictor = JaxSegmenter(sam_ref_model(), "m", photos_per_device=2), SAM2ImagePredictor(sam_ref_model())
+    photos = [scene(seed)[0] for seed in range(2)]
+    one, two = (20.0, 30.0, 1), (44.0, 10.0, 0)
+    encoded = segmenter.encode(photos)
+    first, _ = segmenter.segment(encoded, [Prompt(points=(one,)), None], "refined")
+    second = Prompt(points=(one, two), logits=first.logits, carry=first.carry)
+    found = segmenter.segment(encoded, [second, Prompt(points=(two,))], "refined")
+    forgetful = segmenter.segment(encoded, [Prompt(points=(one, two), logits=first.logits), None], "refined")
+    predictor.set_image(photos[0])
+    logits = predictor.predict([one[:2]], [1], multimask_output=False)[2]
+    masks, _, logits = predictor.predict([one[:2], two[:2]], [1, 0], mask_input=logits, multimask_output=False)
+    assert (found[0].mask == (masks[0] > 0)).mean() >= 0.999
+    np.testing.assert_allclose(found[0].logits, logits, atol=1e-5)
+    np.testing.assert_allclose(found[0].carry[0] > 0, predictor._conversation._turns[-1].carry.mask[0] > 0)
+    assert np.abs(found[0].carry[0] - forgetful[0].carry[0]).max() > 1e-3
+    predictor.set_image(photos[1])
+    masks = predictor.predict([two[:2]], [0], multimask_output=False)[0]
+    assert (found[1].mask == (masks[0] > 0)).mean() >= 0.999
 
 
 def test_photos_without_a_prompt_get_no_mask(segmenter):

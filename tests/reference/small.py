@@ -6,7 +6,7 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 
-from sam2refiner_jax import PRESETS, SAM2, SAM2RefinerConfig, build_model
+from sam2refiner_jax import PRESETS, SAM2, SAM2RefinerConfig, SAMRefConfig, build_model
 from sam2refiner_jax.config import HieraConfig, register_preset
 
 TRUNK = HieraConfig(embed_dim=32, stages=(1, 1, 2, 1), global_att_blocks=(3,))
@@ -40,6 +40,12 @@ def refining_model() -> SAM2:
 def hq_model() -> SAM2:
     """The same with a fresh refiner of HQ-SAM 2."""
     return _seeing_objects(build_model("small", refiner="hq_sam2"))
+
+
+@functools.cache
+def sam_ref_model() -> SAM2:
+    """The same with a fresh SAM-REF, which looks back at the clicks before."""
+    return _seeing_objects(build_model("small", refiner=SAMRefConfig(width=8, blocks=3, click_radius=2.0)))
 
 
 def _seeing_objects(model: SAM2) -> SAM2:

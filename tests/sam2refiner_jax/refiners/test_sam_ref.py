@@ -10,9 +10,9 @@ import sam_ref as reference
 import torch
 from flax import nnx
 from official import randomise, relative_error
-from small import small_model
+from small import sam_ref_model, small_model
 
-from sam2refiner_jax import SAM2ImagePredictor, SAM2VideoPredictor, build_model
+from sam2refiner_jax import SAM2ImagePredictor, SAM2VideoPredictor
 from sam2refiner_jax.convert.naming import our_layout, torch_axes
 from sam2refiner_jax.image.predictor import refine_prompts
 from sam2refiner_jax.nn.mask_decoder import DecoderOutput
@@ -185,9 +185,7 @@ def test_what_is_cut_is_pasted_where_it_was():
 
 @pytest.fixture(scope="module")
 def model():
-    model = build_model("small", refiner=CONFIG)
-    model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.set_value(jnp.ones(1))
-    return model
+    return sam_ref_model()
 
 
 PHOTO = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
