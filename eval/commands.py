@@ -1,14 +1,14 @@
 """The commands `sam2refiner eval image`, `eval video` and `eval ablation`."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from tyro.conf import Positional
 
 from ..checkpoints import DEFAULT_CHECKPOINT, load_model
-from ..data.clips import find_layout, open_clips, read_names
+from ..data.clips import Clip, find_layout, open_clips, read_names
 from ..sam2 import SAM2
 from ..video.predictor import SAM2VideoPredictor
 from .ablation import ABLATION_REPORT, find_refiners, models_of, write_ablation_report
@@ -18,16 +18,17 @@ from .image_sets import Benchmark, open_benchmarks
 from .jax_segmenter import JaxSegmenter
 from .official import open_official_segmenter, open_official_tracker
 from .report import IMAGE_REPORT, write_image_report
-from .run_folder import RunFolder
+from .run_folder import Record, RunFolder
 from .segmenters import FilledBox, GrabCut, Segmenter
 from .tables import Summary
 from .trackers import BaselineTracker, Tracker, our_tracker
 from .video import MASKS_FOLDER, evaluate_videos, score_predictions, unscored_objects
-from .video_report import VIDEO_REPORT, write_video_report
+from .video_report import VIDEO_REPORT, summarise_videos, write_video_comparison, write_video_report
 
 __all__ = ["ablation", "image", "video"]
 
 Model = Literal["sam2refiner", "sam2", "grabcut", "box"]
+VideoPrompt = Literal["mask", "box", "click"]
 UNSEEN_FILE = "unseen_videos.txt"
 
 
@@ -95,9 +96,10 @@ def video(
     folder: Positional[Path],
     checkpoint: str = DEFAULT_CHECKPOINT,
     refiner: Path | None = None,
+    refiners: tuple[Path, ...] = (),
     model: Model = "sam2refiner",
     output: Path = Path("out/eval"),
-    prompt: Literal["mask", "box", "click"] = "mask",
+    prompt: VideoPrompt = "mask",
     clips: tuple[str, ...] = (),
     clip_list: Path | None = None,
     unseen: Path | None = None,
@@ -114,6 +116,7 @@ def video(
       folder: The folder that holds JPEGImages and Annotations; of LVOS, valid_meta.json too.
       checkpoint: "nano", a checkpoint directory, an official .pt or .safetensors, or a Hugging Face id.
       refiner: A refiner's checkpoint directory.
+      refiners: Several of them, of any kinds, side by side, as of `eval image`.
       model: What makes the masks: this package, the official PyTorch package sam2 with the same official .pt, or a
         baseline that needs no checkpoint.
       output: The folder for the results.
@@ -127,28 +130,55 @@ def video(
     """
     if clips and clip_list:
         raise ValueError("give either clips or a clip_list, not both")
+    if refiners and (refiner is not None or model != "sam2refiner" or predictions is not None):
+        raise ValueError("refiners need the model sam2refiner, and neither another refiner nor predictions")
     found = open_clips(folder, read_names(clip_list) if clip_list else clips)
     if unseen is None and (folder / UNSEEN_FILE).exists():
         unseen = folder / UNSEEN_FILE
-    clock = Clock()
-    if predictions is not None:
-        name = predictions.name
-        RunFolder(output, {"folder": str(folder), "predictions": str(predictions)}, VIDEO_REPORT)
-        records, left_out = score_predictions(found, predictions, clock)
-    else:
-        tracker = _open_tracker(model, checkpoint, refiner, dtype)
-        name, names = tracker.name, [clip.name for clip in found]
-        settings = {**tracker.settings(), "folder": str(folder), "prompt": prompt, "clips": names}
-        run = RunFolder(output, settings, (*VIDEO_REPORT, MASKS_FOLDER))
-        left_out = evaluate_videos(tracker, found, prompt, run, clock)
-        records = sorted(run.records, key=lambda record: names.index(record["clip"]))
     unseen_names = read_names(unseen) if unseen else []
-    missing = [*left_out, *unscored_objects(records)]
-    print(write_video_report(output, records, name, find_layout(folder), unseen_names, clock, missing))
-    print(f"\nresults: {output}")
-    if left_out:
-        print(f"sam2refiner: {len(left_out)} clips could not be read (listed in table.md)", file=sys.stderr)
+    unread = 0
+
+    def report(place: Path, records: list[Record], name: str, left_out: list[LeftOut], clock: Clock) -> str:
+        nonlocal unread
+        unread += len(left_out)
+        missing = [*left_out, *unscored_objects(records)]
+        return write_video_report(place, records, name, find_layout(folder), unseen_names, clock, missing)
+
+    if refiners:
+        named = {"refiners": list(map(str, refiners)), "folder": str(folder), "prompt": prompt}
+        RunFolder(output, {**named, "clips": [clip.name for clip in found]}, COMPARISON_REPORT)
+        summaries = {}
+        for name, each in compare_refiners(load_model(checkpoint, dtype=dtype), refiners).items():
+            clock = Clock()
+            tracker: Tracker = our_tracker(SAM2VideoPredictor(each), name)
+            records, left_out = _track(tracker, found, folder, prompt, output / name, clock)
+            report(output / name, records, name, left_out, clock)
+            summaries[name] = summarise_videos(records, unseen_names)
+        table = write_video_comparison(output, summaries, Path(checkpoint).name, find_layout(folder))
+    elif predictions is not None:
+        RunFolder(output, {"folder": str(folder), "predictions": str(predictions)}, VIDEO_REPORT)
+        clock = Clock()
+        records, left_out = score_predictions(found, predictions, clock)
+        table = report(output, records, predictions.name, left_out, clock)
+    else:
+        tracker, clock = _open_tracker(model, checkpoint, refiner, dtype), Clock()
+        records, left_out = _track(tracker, found, folder, prompt, output, clock)
+        table = report(output, records, tracker.name, left_out, clock)
+    print(f"{table}\n\nresults: {output}")
+    if unread:
+        print(f"sam2refiner: {unread} clips could not be read (listed in table.md)", file=sys.stderr)
         raise SystemExit(1)
+
+
+def _track(
+    tracker: Tracker, clips: Sequence[Clip], folder: Path, prompt: VideoPrompt, output: Path, clock: Clock
+) -> tuple[list[Record], list[LeftOut]]:
+    """What a tracker makes of clips, in the clips' order, and the clips that could not be read."""
+    names = [clip.name for clip in clips]
+    settings = {**tracker.settings(), "folder": str(folder), "prompt": prompt, "clips": names}
+    run = RunFolder(output, settings, (*VIDEO_REPORT, MASKS_FOLDER))
+    left_out = evaluate_videos(tracker, clips, prompt, run, clock)
+    return sorted(run.records, key=lambda record: names.index(record["clip"])), left_out
 
 
 def ablation(

@@ -13,7 +13,7 @@ from .report import timing_line, write_csv, write_json, write_text
 from .run_folder import Record
 from .tables import markdown_table
 
-__all__ = ["VIDEO_REPORT", "VideoSummary", "summarise_videos", "write_video_report"]
+__all__ = ["VIDEO_REPORT", "VideoSummary", "summarise_videos", "write_video_comparison", "write_video_report"]
 
 VIDEO_REPORT = ("results.json", "objects.csv", "table.md")
 
@@ -117,7 +117,7 @@ def write_video_report(
     )
     if left_out:
         notes += "\n\nLeft out:\n" + "\n".join(f"- {_described(each)}" for each in left_out)
-    text = f"{_table(summary, name, layout)}\n\n{notes}\n\n{timing_line(clock, 'scoring')}"
+    text = f"{_table({name: summary}, layout)}\n\n{notes}\n\n{timing_line(clock, 'scoring')}"
     write_text(folder / "table.md", f"# {name}\n\n{text}\n")
     return text
 
@@ -136,15 +136,33 @@ def _scores(each: Record) -> dict[str, float | int | str]:
     return {**{name: each[name] for name in names}, "j&f": (each["j"] + each["f"]) / 2}
 
 
-def _table(summary: VideoSummary, name: str, layout: Layout) -> str:
+def write_video_comparison(folder: Path, summaries: Mapping[str, VideoSummary], name: str, layout: Layout) -> str:
+    """Writes results.json and table.md of one model with several refiners; returns the table.
+
+    Args:
+      folder: where to.
+      summaries: by refiner.
+      name: of the model.
+      layout: of the clips.
+    """
+    write_json(folder / "results.json", {model: dataclasses.asdict(summary) for model, summary in summaries.items()})
+    text = _table({f"{name}, {model}": summary for model, summary in summaries.items()}, layout)
+    write_text(folder / "table.md", f"# {name}: refiners\n\n{text}\n")
+    return text
+
+
+def _table(summaries: Mapping[str, VideoSummary], layout: Layout) -> str:
     head: tuple[str, ...] = ("J&F", "J", "F")
-    values: tuple[float, ...] = (summary.jf, summary.j, summary.f)
     paper: Mapping[str, tuple[float, ...]] = LVOS_V1
-    if summary.seen is not None and summary.unseen is not None:
+    if any(summary.seen is not None for summary in summaries.values()):
         head = ("J&F", "J seen", "F seen", "J unseen", "F unseen")
-        values = (summary.jf, *summary.seen, *summary.unseen)
         paper = LVOS_V2
-    rows = [[name, *(f"{100 * value:.2f}" for value in values)]]
+    rows = []
+    for name, summary in summaries.items():
+        values: tuple[float, ...] = (summary.jf, summary.j, summary.f)
+        if summary.seen is not None and summary.unseen is not None:
+            values = (summary.jf, *summary.seen, *summary.unseen)
+        rows.append([name, *(f"{100 * value:.2f}" for value in values)])
     if layout == "lvos":
         rows += [[f"paper: {model}", *(f"{score:.1f}" for score in scores)] for model, scores in paper.items()]
     return markdown_table(["model", *head], rows)

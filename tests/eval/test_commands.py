@@ -171,6 +171,21 @@ def test_refiners_side_by_side(pairs, checkpoint, tmp_path, capsys):
         run(image, *arguments, "--refiners", tmp_path / "hq", tmp_path / "hq", "--output", tmp_path / "two")
 
 
+def test_refiners_side_by_side_in_videos(davis, checkpoint, tmp_path, capsys):
+    """The row of the model without one, and of each with its own, are those of runs with them alone."""
+    save_refiner(hq_model(), tmp_path / "hq")
+    arguments = (davis, "--checkpoint", checkpoint, "--clips", "one")
+    run(video, *arguments, "--refiners", tmp_path / "hq", "--output", tmp_path / "out")
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| plain, ")]
+    assert [row.split("|")[1].strip() for row in rows] == ["plain, SAM2", "plain, hq"]
+    run(video, *arguments, "--refiner", tmp_path / "hq", "--output", tmp_path / "one")
+    alone = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| plain + hq ")]
+    assert [row.split("|")[2:] for row in alone] == [rows[1].split("|")[2:]]
+    assert len(list((tmp_path / "out" / "hq" / "masks" / "one").glob("*.png"))) == 6
+    with pytest.raises(ValueError, match="neither another refiner nor predictions"):
+        run(video, *arguments, "--refiners", tmp_path / "hq", "--model", "box", "--output", tmp_path / "two")
+
+
 def test_masks_of_the_wrong_size_are_named(pairs, tmp_path):
     for part in ("images", "masks"):
         (tmp_path / part).mkdir()
