@@ -265,7 +265,7 @@ def test_unknown_parts():
         (
             {"loss": LossConfig(final=0.0, auxiliary=0.0, coarse=1.0)},
             REFINER,
-            "not both be 0 where the refiner alone is trained",
+            "not all be 0 where the refiner alone is trained",
         ),
     ],
 )
