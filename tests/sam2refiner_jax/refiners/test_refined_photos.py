@@ -139,7 +139,7 @@ def test_bad_refiner_checkpoints(model, tmp_path):
     config = json.loads((tmp_path / "refiner" / "config.json").read_text())
     config["refiner"]["kind"] = "hq"
     (tmp_path / "refiner" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match="refiner must be one of hq_sam2, sam_ref, sam2refiner, got 'hq'"):
+    with pytest.raises(CheckpointError, match="refiner must be one of hq_sam2, sam2refiner, sam_ref, got 'hq'"):
         load_model(tmp_path / "base", refiner=tmp_path / "refiner")
     with pytest.raises(ValueError, match="the model has no refiner to save"):
         save_refiner(model.with_refiner(None), tmp_path / "none")

@@ -51,7 +51,7 @@ def halve_errors(mirror) -> None:
     mirror(image, features, torch.tensor(coarse), points, labels, before, 0.0)
     handle.remove()
     with torch.no_grad():
-        mirror.whole.error_head.bias -= seen[0].median()
+        mirror.whole.error_head.bias -= seen[0].quantile(0.5)  # between the two in the middle
 
 
 @pytest.fixture(scope="module")
