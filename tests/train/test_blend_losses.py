@@ -87,9 +87,9 @@ def test_a_blends_loss_is_the_sum_of_its_parts(target):
 
 
 def test_every_weight_learns_over_rounds_of_clicks(tmp_path):
-    """A run of three steps with two corrections each; the refiner of the round before is carried on."""
+    """A run of three steps with a correction each, to which the refiner carries what it made of the first click."""
     pairs = make_pairs(tmp_path / "pairs", 8)
-    prompts = {"box": 0.0, "points": 1.0, "mask": 0.0, "max_points": 1, "corrections": 2}
+    prompts = {"box": 0.0, "points": 1.0, "mask": 0.0, "max_points": 1, "corrections": 1}
     loss = {"final": 0.0, "auxiliary": 0.0, "blends": 1.0}
     refiner = SAMRefConfig(width=8, blocks=1)
     config = tiny_config(pairs, refiner, prompts=prompts, loss=loss, steps=3, checkpoint_every=3)
