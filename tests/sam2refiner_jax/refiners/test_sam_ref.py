@@ -19,7 +19,8 @@ from sam2refiner_jax.nn.mask_decoder import DecoderOutput
 from sam2refiner_jax.nn.prompt_encoder import Prompts
 from sam2refiner_jax.refiners import SAMRefConfig, build_refiner
 from sam2refiner_jax.refiners.base import RefinerInputs
-from sam2refiner_jax.refiners.sam_ref import Carry, Prepared, blend
+from sam2refiner_jax.refiners.fusion import blend
+from sam2refiner_jax.refiners.sam_ref import Carry, Prepared
 from sam2refiner_jax.refiners.windows import bounding_window, cut, largest_region, paste
 
 SIZE, SIDE, DIM = 64, 16, 256
