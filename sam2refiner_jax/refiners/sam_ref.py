@@ -156,13 +156,8 @@ class SAMRef(Refiner):
         """What the global network makes of the whole image."""
         size = (self.side, self.side)
         coarse = resize_bilinear(inputs.masks[..., None], size)[..., 0]
-        clicks = draw_clicks(
-            points, labels, image_size=self.image_size, side=self.side, radius=self.config.click_radius
-        )
-        prompt_map = jnp.concatenate([clicks, coarse[..., None]], axis=-1)
-        features = resize_bilinear(inputs.prepared.whole, size)
-        errors, detail = self.whole(resize_antialiased(inputs.prepared.image, size), prompt_map, features)
-        return Blend(coarse, errors, detail, blend(errors, detail, coarse))
+        image, features = resize_antialiased(inputs.prepared.image, size), resize_bilinear(inputs.prepared.whole, size)
+        return self._blend(self.whole, image, features, coarse, points, labels)
 
     def _blend_window(
         self, inputs: RefinerInputs, masks: Float[Array, "b s s"], windows: Float[Array, "b 4"], points, labels
@@ -170,13 +165,26 @@ class SAMRef(Refiner):
         """What the local network makes of a window of the image and of the global mask."""
         assert self.window is not None
         coarse = cut(masks[..., None], windows, self.side)[..., 0]
+        image, features = (cut(x, windows, self.side) for x in (inputs.prepared.image, inputs.prepared.window))
         # Clicks as if the window were the model's input.
         sides = windows[:, None, 2:] - windows[:, None, :2]
         moved = ((points + 0.5) / self.image_size - windows[:, None, :2]) / sides * self.image_size - 0.5
-        clicks = draw_clicks(moved, labels, image_size=self.image_size, side=self.side, radius=self.config.click_radius)
-        prompt_map = jnp.concatenate([clicks, coarse[..., None]], axis=-1)
-        features = cut(inputs.prepared.window, windows, self.side)
-        errors, detail = self.window(cut(inputs.prepared.image, windows, self.side), prompt_map, features)
+        return self._blend(self.window, image, features, coarse, moved, labels, windows)
+
+    def _blend(
+        self,
+        network: FusionRefiner,
+        image: Float[Array, "b n n 3"],
+        features: Float[Array, "b n n c"],
+        coarse: Float[Array, "b n n"],
+        points: Float[Array, "b k 2"],
+        labels: Int[Array, "b k"],
+        windows: Float[Array, "b 4"] | None = None,
+    ) -> Blend:
+        clicks = draw_clicks(
+            points, labels, image_size=self.image_size, side=self.side, radius=self.config.click_radius
+        )
+        errors, detail = network(image, jnp.concatenate([clicks, coarse[..., None]], axis=-1), features)
         return Blend(coarse, errors, detail, blend(errors, detail, coarse), windows)
 
     def _windows(
