@@ -45,7 +45,7 @@ def image(
     photos_per_device: int = 1,
     dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> None:
-    """Evaluate masks of images: boxes, random points and interactive clicks, on any set of images with masks.
+    """Evaluate masks of images: boxes, points, rough masks and interactive clicks, on any set of images with masks.
 
     It writes results.json, items.csv, table.md, points.png, gains.png and gallery.png. A run that was interrupted goes
     on where it was when the same command is given again. With a refiner, its masks are compared with plain SAM 2's.
@@ -60,7 +60,8 @@ def image(
       model: What makes the masks: this package, the official PyTorch package sam2 with the same official .pt, or a
         baseline that needs no checkpoint.
       output: The folder for the results.
-      prompts: Of each kind of box, points-N (N random points on the object) and clicks (the clicking robot's) a table.
+      prompts: Of each kind of box, points-N (N random points on the object), clicks (the clicking robot's) and
+        masks:FOLDER (rough masks FOLDER/NAME.png to make finer, such as another model's) a table.
       seed: Of the random points.
       limit: Evaluate only the first so many items of each set.
       photos_per_device: How many photos each device works on at once.

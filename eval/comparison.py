@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..checkpoints import load_refiner
 from ..sam2 import SAM2
-from .image import Clock, ImageSettings, LeftOut, evaluate_images
+from .image import GIVEN, Clock, ImageSettings, LeftOut, evaluate_images
 from .image_sets import Benchmark
 from .jax_segmenter import COARSE, REFINED, JaxSegmenter
 from .report import write_image_report, write_json, write_text
@@ -80,8 +80,8 @@ def write_comparison(folder: Path, summaries: Mapping[str, Summary], name: str) 
     together: Summary = {}
     for model, summary in summaries.items():
         for prompt, masks in summary.items():
-            (sets,) = masks.values()
-            together.setdefault(prompt, {})[model] = sets
+            for kind, sets in masks.items():  # rough masks that were given are every model's
+                together.setdefault(prompt, {})[kind if kind == GIVEN else model] = sets
     write_json(folder / "results.json", dict(summaries))
     text = image_tables(together, name)
     write_text(folder / "table.md", f"# {name}: refiners\n\n{text}\n")

@@ -13,7 +13,7 @@ from .metrics import iou, truth_of
 from .plots import gains, main_prompt, new_figure, save_figure
 from .run_folder import Record
 from .segmenters import Segmenter
-from .truth_prompts import Prompt, prompt_from_truth
+from .truth_prompts import Prompt, folder_of_masks, prompt_from_mask, prompt_from_truth, read_rough_mask
 
 __all__ = ["draw_gallery"]
 
@@ -49,13 +49,13 @@ def draw_gallery(
     for row, (sort, record) in zip(grid, rows, strict=True):
         sample = by_name[record["benchmark"]].source[record["index"]]
         photo, truth = sample["image"], truth_of(sample["mask"])
-        given = prompt_from_truth(prompt, truth, record["name"], seed)
+        given = _prompt(prompt, truth, record["name"], seed)
         pictures = [(f"{sort}: {record['name']}", _prompted(photo, given))]
         encoded = segmenter.encode([photo])
         for kind in segmenter.kinds:
             answer = segmenter.segment(encoded, [given], kind)[0]
-            assert answer is not None
-            pictures.append((f"{kind}: IoU {100 * iou(answer.mask, truth):.1f}", _masked(photo, answer.mask)))
+            mask = np.zeros_like(truth) if answer is None else answer.mask
+            pictures.append((f"{kind}: IoU {100 * iou(mask, truth):.1f}", _masked(photo, mask)))
         pictures.append(("truth", _masked(photo, truth)))
         for axes, (title, picture) in zip(row, pictures, strict=True):
             axes.imshow(picture)
@@ -69,7 +69,17 @@ def _final_iou(record: Record, prompt: str) -> float:
     return [result["iou"] for result in record["results"] if result["prompt"] == prompt][-1]
 
 
-def _prompted(photo: UInt8[np.ndarray, "h w 3"], prompt: Prompt) -> UInt8[np.ndarray, "_ _ 3"]:
+def _prompt(kind: str, truth: Bool[np.ndarray, "h w"], name: str, seed: int) -> Prompt | None:
+    if (folder := folder_of_masks(kind)) is not None:
+        return prompt_from_mask(read_rough_mask(folder, name, (truth.shape[0], truth.shape[1])))
+    return prompt_from_truth(kind, truth, name, seed)
+
+
+def _prompted(photo: UInt8[np.ndarray, "h w 3"], prompt: Prompt | None) -> UInt8[np.ndarray, "_ _ 3"]:
+    if prompt is None:
+        return _shrunk(photo)
+    if prompt.rough is not None:
+        return _masked(photo, prompt.rough)
     boxes = None if prompt.corners is None else prompt.corners[None]
     nothing = np.zeros((0, *photo.shape[:2]), bool)
     return _shrunk(draw_overlay(photo, nothing, points=prompt.coordinates, labels=prompt.labels, boxes=boxes))

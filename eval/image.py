@@ -1,4 +1,4 @@
-"""The image benchmark: boxes, random points and interactive clicks, with runs that go on where they were."""
+"""The image benchmark: boxes, points, rough masks and interactive clicks, with runs that go on where they were."""
 
 import collections
 import dataclasses
@@ -16,13 +16,23 @@ from .image_sets import Benchmark
 from .metrics import boundary_iou, iou, truth_of
 from .run_folder import Record, RunFolder
 from .segmenters import Answer, Segmenter
-from .truth_prompts import CLICKS, Prompt, point_count, prompt_from_truth
+from .truth_prompts import (
+    CLICKS,
+    Prompt,
+    folder_of_masks,
+    point_count,
+    prompt_from_mask,
+    prompt_from_truth,
+    read_rough_mask,
+)
 
-__all__ = ["MAX_CLICKS", "NOC_TARGETS", "Clock", "ImageSettings", "Item", "LeftOut", "evaluate_images"]
+__all__ = ["GIVEN", "MAX_CLICKS", "NOC_TARGETS", "Clock", "ImageSettings", "Item", "LeftOut", "evaluate_images"]
 
 # The usual targets of IoU for the number of clicks, in percent, and the usual limit.
 NOC_TARGETS = (85, 90)
 MAX_CLICKS = 20
+# The kind of mask that a rough mask given as a prompt is.
+GIVEN = "given"
 
 T = TypeVar("T")
 
@@ -32,7 +42,7 @@ class ImageSettings:
     """How to evaluate.
 
     Attributes:
-      prompts: kinds of prompts: "box", "points-N", "clicks".
+      prompts: kinds of prompts: "box", "points-N", "clicks", "masks:FOLDER".
       seed: of the random points.
       limit: evaluate only the first so many items of each set; all if None.
     """
@@ -46,22 +56,40 @@ class ImageSettings:
             raise ValueError("prompts must name at least one kind of prompt")
         for kind in self.prompts:
             point_count(kind)
+            folder = folder_of_masks(kind)
+            if folder is not None and not folder.is_dir():
+                raise ValueError(f"the prompt {kind} must name a folder of masks; there is no folder {folder}")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit must be at least 1, got {self.limit}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """One object in one photo."""
+    """One object in one photo.
+
+    Attributes:
+      benchmark: the set that it is of.
+      index: its place there.
+      photo: the photo.
+      truth: the object's mask.
+      rough: its rough masks, by the kinds of prompts that they are.
+    """
 
     benchmark: Benchmark
     index: int
     photo: UInt8[np.ndarray, "h w 3"]
     truth: Bool[np.ndarray, "h w"]
+    rough: dict[str, Bool[np.ndarray, "h w"]]
 
     @property
     def name(self) -> str:
         return self.benchmark.source.name_of(self.index)
+
+    def prompt(self, kind: str, seed: int) -> Prompt | None:
+        """Its prompt of a kind other than clicks; None if that is an empty mask."""
+        if kind in self.rough:
+            return prompt_from_mask(self.rough[kind])
+        return prompt_from_truth(kind, self.truth, self.name, seed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +126,7 @@ def evaluate_images(
     """Evaluates every item of every set that `run` has no record of, and adds the records.
 
     Consecutive items of one photo share its encoding. A record has the IoU and Boundary IoU of each kind of prompt and
-    mask, or, of clicks, the IoU after each.
+    mask (of rough masks those of the mask `GIVEN` first), or, of clicks, the IoU after each.
 
     Returns:
       The items that could not be evaluated: those that cannot be read, and those whose truth is empty, of which no
@@ -109,7 +137,7 @@ def evaluate_images(
     for benchmark in benchmarks:
         count = min(len(benchmark.source), settings.limit or len(benchmark.source))
         indices = [index for index in range(count) if (benchmark.name, index) not in done]
-        items = _read(benchmark, indices, left_out)
+        items = _read(benchmark, indices, settings.prompts, left_out)
         with tqdm(total=count, initial=count - len(indices), desc=benchmark.name, unit="item") as progress:
             for photos in _ahead(_batches(items, segmenter.batch_size)):
                 records = _evaluate(segmenter, photos, settings, clock)
@@ -118,17 +146,22 @@ def evaluate_images(
     return left_out
 
 
-def _read(benchmark: Benchmark, indices: Sequence[int], left_out: list[LeftOut]) -> Iterator[Item]:
+def _read(
+    benchmark: Benchmark, indices: Sequence[int], prompts: Sequence[str], left_out: list[LeftOut]
+) -> Iterator[Item]:
+    folders = {kind: folder for kind in prompts if (folder := folder_of_masks(kind)) is not None}
     for index in indices:
         name = benchmark.source.name_of(index)
         try:
             sample = benchmark.source[index]
+            truth = truth_of(sample["mask"])
+            size = truth.shape[0], truth.shape[1]
+            rough = {kind: read_rough_mask(folder, name, size) for kind, folder in folders.items()}
         except ValueError as error:
             left_out.append(LeftOut(benchmark.name, name, str(error)))
             continue
-        truth = truth_of(sample["mask"])
         if truth.any():
-            yield Item(benchmark, index, sample["image"], truth)
+            yield Item(benchmark, index, sample["image"], truth, rough)
         else:
             left_out.append(LeftOut(benchmark.name, name, "the truth is empty"))
 
@@ -166,6 +199,9 @@ def _evaluate(
         row = [items[turn] if turn < len(items) else None for items in photos]
         results: list[list[Record]] = [[] for _ in row]
         for prompt in settings.prompts:
+            for item, found in zip(row, results, strict=True):
+                if item is not None and prompt in item.rough:
+                    found.append({"prompt": prompt, "mask": GIVEN, **_scores(item.rough[prompt], item.truth, clock)})
             for kind in segmenter.kinds:
                 if prompt == CLICKS:
                     scores = _click(segmenter, encoded, row, kind, clock)
@@ -194,20 +230,23 @@ def _record(item: Item, results: list[Record]) -> Record:
 def _prompt_once(
     segmenter: Segmenter, encoded: Any, row: Sequence[Item | None], kind: str, prompt: str, seed: int, clock: Clock
 ) -> list[Record]:
-    prompts = [None if item is None else prompt_from_truth(prompt, item.truth, item.name, seed) for item in row]
+    prompts = [None if item is None else item.prompt(prompt, seed) for item in row]
     answers = clock.time("model", segmenter.segment, encoded, prompts, kind)
     scores: list[Record] = []
     for item, answer in zip(row, answers, strict=True):
-        if item is None or answer is None:
+        if item is None:
             scores.append({})
             continue
-        scores.append(
-            {
-                "iou": clock.time("metrics", iou, answer.mask, item.truth),
-                "boundary_iou": clock.time("metrics", boundary_iou, answer.mask, item.truth),
-            }
-        )
+        mask = np.zeros_like(item.truth) if answer is None else answer.mask
+        scores.append(_scores(mask, item.truth, clock))
     return scores
+
+
+def _scores(mask: Bool[np.ndarray, "h w"], truth: Bool[np.ndarray, "h w"], clock: Clock) -> Record:
+    return {
+        "iou": clock.time("metrics", iou, mask, truth),
+        "boundary_iou": clock.time("metrics", boundary_iou, mask, truth),
+    }
 
 
 def _click(segmenter: Segmenter, encoded: Any, row: Sequence[Item | None], kind: str, clock: Clock) -> list[Record]:

@@ -101,13 +101,15 @@ class JaxSegmenter:
         ]
 
     def _read(self, prompt: Prompt, size: tuple[int, int]) -> ObjectPrompts:
+        config = self._model.config
+        prompt = prompt.for_model(config.mask_size)
         return read_prompts(
             prompt.coordinates,
             prompt.labels,
             prompt.corners,
             prompt.logits,
             photo_size=size,
-            image_size=self._model.config.image_size,
+            image_size=config.image_size,
         )
 
     def _carry(self, rows: Sequence[list[np.ndarray] | None]) -> Any:

@@ -42,6 +42,7 @@ class OfficialSegmenter:
         return [None if prompt is None else self._answer(prompt) for prompt in prompts]
 
     def _answer(self, prompt: Prompt) -> Answer:
+        prompt = prompt.for_model(self._predictor.model.sam_prompt_encoder.mask_input_size[0])
         masks, _, logits = self._predictor.predict(
             point_coords=prompt.coordinates,
             point_labels=prompt.labels,

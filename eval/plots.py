@@ -71,8 +71,10 @@ def plot_gains(records: Sequence[Record], path: Path) -> bool:
     mean = sum(found) / len(found)
     axes.axvline(mean, color="black", linewidth=1, label=f"mean {mean:+.2f}")
     better = sum(gain > 0 for gain in found)
+    first, *_, final = [r["mask"] for r in records[0]["results"] if r["prompt"] == main_prompt(records)]
     title = f"prompt {main_prompt(records)}: better {better}, worse {sum(g < 0 for g in found)} of {len(found)}"
-    axes.set(xlabel="IoU of the refined mask minus that of the coarse one (points)", ylabel="items", title=title)
+    label = f"IoU of the {final} mask minus that of the {first} one (points)"
+    axes.set(xlabel=label, ylabel="items", title=title)
     axes.set_yscale("symlog")
     axes.legend()
     save_figure(figure, path)

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .image import MAX_CLICKS, NOC_TARGETS
+from .image import GIVEN, MAX_CLICKS, NOC_TARGETS
 from .image_sets import HQ_SAM_SETS
 from .paper import BOXES, POINTS, Score
 from .run_folder import Record
-from .truth_prompts import BOX, CLICKS, point_count
+from .truth_prompts import BOX, CLICKS, folder_of_masks, point_count
 
 __all__ = ["AVERAGE", "Summary", "image_tables", "markdown_table", "percent", "reported", "summarise"]
 
@@ -65,6 +65,10 @@ def image_tables(summary: Summary, name: str) -> str:
     parts = []
     if BOX in summary:
         parts.append("## Boxes from the truth, mIoU / mBIoU\n\n" + _box_table(summary[BOX], name))
+    for kind, masks in summary.items():
+        if (folder := folder_of_masks(kind)) is not None:
+            title = f"## Rough masks of the folder {folder.name}, mIoU / mBIoU\n\n"
+            parts.append(title + _score_table(masks, _columns(masks), name))
     counts = sorted(count for kind in summary if (count := point_count(kind)) is not None)
     if counts:
         title = "## Random points on the object, mIoU / mBIoU, average of the sets\n\n"
@@ -77,13 +81,23 @@ def image_tables(summary: Summary, name: str) -> str:
 
 def _box_table(masks: dict[str, dict[str, Means]], name: str) -> str:
     sets = _columns(masks)
-    rows = [[f"{name}, {kind}", *(percent(entries[s]) for s in sets)] for kind, entries in masks.items()]
+    rows = []
     if set(sets) & set(HQ_SAM_SETS):
         shown = [s for s in sets if s != AVERAGE or set(sets) == {*HQ_SAM_SETS, AVERAGE}]
         for model, scores in BOXES.items():
             cells = [reported(scores.get(s) if s in shown else None) for s in sets]
             rows.append([f"paper: {model}", *cells])
-    return markdown_table(["model", *sets], rows)
+    return _score_table(masks, sets, name, rows)
+
+
+def _score_table(
+    masks: dict[str, dict[str, Means]], sets: Sequence[str], name: str, others: Sequence[Sequence[str]] = ()
+) -> str:
+    rows = [
+        [kind if kind == GIVEN else f"{name}, {kind}", *(percent(entries[s]) for s in sets)]
+        for kind, entries in masks.items()
+    ]
+    return markdown_table(["model", *sets], [*rows, *others])
 
 
 def _columns(masks: dict[str, dict[str, Means]]) -> list[str]:

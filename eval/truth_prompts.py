@@ -1,18 +1,31 @@
-"""Prompts drawn from the truth: its box, or random points on it."""
+"""What each object is prompted with: the truth's box, random points on it, or a rough mask that exists already."""
 
 import dataclasses
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from ..data.masks import EmptyMaskError, read_mask
 from ..image.boxes import box_around
+from ..image.rough_masks import prompts_of
 
-__all__ = ["BOX", "CLICKS", "Prompt", "point_count", "prompt_from_truth", "random_points"]
+__all__ = [
+    "BOX",
+    "CLICKS",
+    "Prompt",
+    "folder_of_masks",
+    "point_count",
+    "prompt_from_mask",
+    "prompt_from_truth",
+    "random_points",
+    "read_rough_mask",
+]
 
 BOX, CLICKS = "box", "clicks"
-POINTS = "points-"
+POINTS, MASKS = "points-", "masks:"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,12 +37,26 @@ class Prompt:
       points: clicks as x, y and label, 1 on the object and 0 off it.
       logits: of the mask that the same segmenter made of the clicks before, in a form of its own.
       carry: of its refiner, likewise.
+      rough: a mask of the object, in which models find all their prompts (`for_model`); baselines take its box.
     """
 
     box: tuple[float, float, float, float] | None = None
     points: tuple[tuple[float, float, int], ...] = ()
     logits: Float[np.ndarray, "1 _ _"] | None = None
     carry: Any = None
+    rough: Bool[np.ndarray, "h w"] | None = None
+
+    def for_model(self, mask_size: int) -> "Prompt":
+        """What a model is given: of a rough mask the box, the clicks and the logits that describe it.
+
+        Args:
+          mask_size: side of the model's mask prompts.
+        """
+        if self.rough is None:
+            return self
+        found = prompts_of(self.rough, mask_size)
+        points = tuple((float(x), float(y), int(n)) for (x, y), n in zip(found.points, found.labels, strict=True))
+        return Prompt(self.box, points, found.mask)
 
     @property
     def coordinates(self) -> Float[np.ndarray, "n 2"] | None:
@@ -48,7 +75,7 @@ class Prompt:
 
 
 def point_count(kind: str) -> int | None:
-    """How many points a prompt of this kind has; None for a box, and for clicks, which depend on the masks.
+    """How many points a prompt of this kind has; None for a box, for masks, and for clicks, which depend on the masks.
 
     Raises:
       ValueError: if there is no such kind.
@@ -56,9 +83,34 @@ def point_count(kind: str) -> int | None:
     count = kind.removeprefix(POINTS)
     if kind.startswith(POINTS) and count.isdecimal() and int(count) > 0:
         return int(count)
-    if kind not in (BOX, CLICKS):
-        raise ValueError(f"a prompt must be {BOX}, {POINTS}N with N points, or {CLICKS}; got {kind!r}")
+    if kind not in (BOX, CLICKS) and folder_of_masks(kind) is None:
+        raise ValueError(f"a prompt must be {BOX}, {POINTS}N with N points, {CLICKS}, or {MASKS}FOLDER; got {kind!r}")
     return None
+
+
+def folder_of_masks(kind: str) -> Path | None:
+    """The folder of the rough masks that prompts of this kind are; None of other kinds."""
+    return Path(kind.removeprefix(MASKS)) if kind.startswith(MASKS) and kind != MASKS else None
+
+
+def read_rough_mask(folder: Path, name: str, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
+    """The rough mask of an item, FOLDER/NAME.png, of the photo's height and width; it may be empty.
+
+    Raises:
+      ValueError: naming the file, if it is not there or no mask of this size.
+    """
+    path = folder / f"{name}.png"
+    if not path.is_file():
+        raise ValueError(f"{path}, its rough mask, is not there")
+    try:
+        return read_mask(path, size)
+    except EmptyMaskError:
+        return np.zeros(size, bool)
+
+
+def prompt_from_mask(rough: Bool[np.ndarray, "h w"]) -> Prompt | None:
+    """The prompt that a rough mask is; None if it is empty."""
+    return Prompt(box=box_around(rough), rough=rough) if rough.any() else None
 
 
 def prompt_from_truth(kind: str, truth: Bool[np.ndarray, "h w"], name: str, seed: int) -> Prompt:

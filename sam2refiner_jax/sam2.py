@@ -77,9 +77,13 @@ class SAM2(nnx.Module):
     def encode_image(self, image: Float[Array, "b s s 3"]) -> ImageFeatures:
         """Encodes normalised images (`preprocess_image`) of the model's input size."""
         with self.precision():
-            stages, (stride4, stride8, stride16) = self.image_encoder(image.astype(self.dtype))
-            decoder = self.sam_mask_decoder
-            return ImageFeatures(stride16, (decoder.conv_s0(stride4), decoder.conv_s1(stride8)), stages)
+            return self._features_of(self.image_encoder.trunk(image.astype(self.dtype)))
+
+    def _features_of(self, stages: tuple[Float[Array, "b _ _ _"], ...]) -> ImageFeatures:
+        """What the neck and the decoder's finer levels make of the trunk's stages."""
+        stride4, stride8, stride16 = self.image_encoder.neck(stages)
+        decoder = self.sam_mask_decoder
+        return ImageFeatures(stride16, (decoder.conv_s0(stride4), decoder.conv_s1(stride8)), stages)
 
     def image_embedding(self, features: ImageFeatures) -> Float[Array, "b h w c"]:
         """What the mask decoder reads at stride 16 when there is no memory: an image, or a video's first frame."""
@@ -122,18 +126,18 @@ class SAM2(nnx.Module):
     def encode_views(
         self, images: Float[Array, "b s s 3"], views: Float[Array, "b v s s 3"] | None = None
     ) -> tuple[ImageFeatures, Float[Array, "b v h w c"]]:
-        """Features of images and stride-16 features of their views, as one batch through the encoder."""
+        """Features of images and stride-16 features of their views, as one batch through the trunk."""
         assert self.refiner is not None
         if views is None:
             views = cut_views(images, self.refiner.view_boxes)
         batch, count = views.shape[:2]
-        everything = jnp.concatenate([images[:, None], views.astype(images.dtype)], axis=1)
-        features = self.encode_image(everything.reshape(-1, *images.shape[1:]))
-
-        def by_image(x):
-            return x.reshape(batch, 1 + count, *x.shape[1:])
-
-        return jax.tree.map(lambda x: by_image(x)[:, 0], features), by_image(features.embedding)[:, 1:]
+        everything = jnp.concatenate([images[:, None], views.astype(images.dtype)], axis=1).astype(self.dtype)
+        with self.precision():
+            stages = self.image_encoder.trunk(everything.reshape(-1, *images.shape[1:]))
+            stages = tuple(x.reshape(batch, 1 + count, *x.shape[1:]) for x in stages)
+            features = self._features_of(tuple(x[:, 0] for x in stages))
+            parts = self.image_encoder.neck.stride16(tuple(x[:, 1:].reshape(-1, *x.shape[2:]) for x in stages))
+        return features, parts.reshape(batch, count, *parts.shape[1:])
 
     def prepare(
         self, images: Float[Array, "b s s 3"], features: ImageFeatures, views: Float[Array, "b v h w c"]

@@ -1,6 +1,7 @@
 """Prompts sampled from true masks on the device, in slots of a static shape."""
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -150,8 +151,13 @@ def sample_points(
     near = _near(inside)
     negative &= near.any()
 
+    rows_inside, rows_near = inside.sum(axis=1), near.sum(axis=1)
+
     def sample(k, is_negative):
-        return sample_pixel(k, jnp.where(is_negative, near, inside))
+        def row(y):
+            return jnp.where(is_negative, near[y], inside[y])
+
+        return _sample_in_rows(k, jnp.where(is_negative, rows_near, rows_inside), row)
 
     points = jax.vmap(sample)(jnp.stack(point_keys), negative)
     labels = jnp.where(negative, NEGATIVE, POSITIVE)
@@ -169,9 +175,16 @@ def _near(inside: Bool[Array, "h w"]) -> Bool[Array, "h w"]:
 
 def sample_pixel(key: Key[Array, ""], inside: Bool[Array, "h w"]) -> Float[Array, " 2"]:
     """The (x, y) of one of the pixels that are True, all equally likely: first its row, then its place in it."""
+    return _sample_in_rows(key, inside.sum(axis=1), lambda y: inside[y])
+
+
+def _sample_in_rows(
+    key: Key[Array, ""], counts: Int[Array, " h"], row: Callable[[Int[Array, ""]], Bool[Array, " w"]]
+) -> Float[Array, " 2"]:
+    """`sample_pixel`, of how many pixels of each row are True and which those of one are."""
     row_key, column_key = jax.random.split(key)
-    y = _sample_index(row_key, inside.sum(axis=1))
-    x = _sample_index(column_key, inside[y].astype(jnp.int32))
+    y = _sample_index(row_key, counts)
+    x = _sample_index(column_key, row(y).astype(jnp.int32))
     return jnp.stack([x, y]).astype(jnp.float32)
 
 

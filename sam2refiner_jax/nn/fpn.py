@@ -30,9 +30,13 @@ class FpnNeck(nnx.Module):
 
     def __call__(self, stages: tuple[Float[Array, "b _ _ _"], ...]) -> tuple[Float[Array, "b _ _ c"], ...]:
         """Levels at strides 4, 8 and 16, highest resolution first."""
-        laterals = [level["conv"](x) for level, x in zip(self.convs, reversed(stages), strict=True)]
-        stride32, stride16, stride8, stride4 = laterals
-        return stride4, stride8, stride16 + upsample_nearest_2x(stride32)
+        _, _, stride8, stride4 = self.convs
+        return stride4["conv"](stages[0]), stride8["conv"](stages[1]), self.stride16(stages)
+
+    def stride16(self, stages: tuple[Float[Array, "b _ _ _"], ...]) -> Float[Array, "b h w c"]:
+        """The level at stride 16 alone, of the two coarsest stages."""
+        stride32, stride16, _, _ = self.convs
+        return stride16["conv"](stages[2]) + upsample_nearest_2x(stride32["conv"](stages[3]))
 
 
 class ImageEncoder(nnx.Module):

@@ -11,6 +11,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from .blocks import from_blocks
 from .initializers import fan_in_uniform, normal
 from .weights import BIAS, KERNEL
 
@@ -128,10 +129,15 @@ class UpConv2x2(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(out_features), **BIAS)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c2"]:
-        b, h, w, _ = x.shape
-        x, kernel, bias = (jnp.asarray(a, self.dtype) for a in (x, self.kernel[...], self.bias[...]))
-        blocks = jnp.einsum("bhwi,yxio->bhywxo", x, kernel)
-        return blocks.reshape(b, 2 * h, 2 * w, -1) + bias
+        return from_blocks(self.blocks(x))
+
+    def blocks(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c4"]:
+        """The same, each 2x2 block in the channels of its pixel (`nn.blocks`)."""
+        kernel = self.kernel[...].transpose(2, 0, 1, 3)
+        kernel = kernel.reshape(len(kernel), -1).astype(self.dtype)
+        return last_axis_product(x.astype(self.dtype), kernel, (((3,), (0,)), ((), ()))) + jnp.tile(
+            self.bias[...].astype(self.dtype), 4
+        )
 
 
 class MLP(nnx.Module):

@@ -7,6 +7,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from ..nn.blocks import conv3x3_from_blocks, conv3x3_to_blocks
 from ..nn.layers import UpConv2x2, conv, gelu, layer_norm
 from ..nn.resize import resize_bilinear
 from .base import Refined
@@ -109,8 +110,8 @@ class MaskRefinement(nnx.Module):
             x = block(x, skip)
             auxiliary.append(head(x)[..., 0].astype(jnp.float32))
         x = gelu(self.norm(self.up1(x)))
-        x = gelu(self.up2(x) + self.image_conv(image))
-        masks = self.out(x)[..., 0].astype(jnp.float32)
+        x = gelu(self.up2.blocks(x) + conv3x3_to_blocks(self.image_conv, image))
+        masks = conv3x3_from_blocks(self.out, x)[..., 0].astype(jnp.float32)
         if self.residual:
             masks = masks + resize_bilinear(coarse[..., None], (masks.shape[1], masks.shape[2]))[..., 0]
         return Refined(masks, tuple(auxiliary))

@@ -162,9 +162,16 @@ def test_refiners_side_by_side(pairs, checkpoint, tmp_path, capsys):
     run(image, *arguments, *refiners, "--output", tmp_path / "out")
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| plain, ")]
     assert [row.split("|")[1].strip() for row in rows] == ["plain, SAM2", "plain, hq", "plain, residual"]
-    run(image, *arguments, "--refiner", tmp_path / "hq", "--output", tmp_path / "one")
-    alone = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| plain + hq, ")]
-    assert [row.split("|")[2] for row in alone] == [row.split("|")[2] for row in rows[:2]]
+    prompts = ("--prompts", "box", f"masks:{pairs / 'masks'}")
+    run(image, *arguments, "--refiner", tmp_path / "hq", "--output", tmp_path / "one", *prompts)
+    lines = capsys.readouterr().out.splitlines()
+    alone = [line for line in lines if line.startswith("| plain + hq, ")]
+    assert [row.split("|")[2] for row in alone[:2]] == [row.split("|")[2] for row in rows[:2]]
+    assert "| given | 100.00 / 100.00 |" in lines  # the truth itself, as rough masks
+    assert "## Rough masks of the folder masks, mIoU / mBIoU" in lines
+    run(image, *arguments, *refiners, "--output", tmp_path / "finer", *prompts[:1], *prompts[2:])
+    finer = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| plain, ")]
+    assert finer[1].split("|")[2] == alone[3].split("|")[2]
     assert (tmp_path / "out" / "residual" / "table.md").exists()
     assert json.loads((tmp_path / "out" / "results.json").read_text()).keys() == {"SAM2", "hq", "residual"}
     with pytest.raises(ValueError, match="folders of names of their own, none of them SAM2; got hq"):

@@ -99,6 +99,31 @@ def test_objects_of_a_photo_share_its_encoding(tmp_path, batch_size, encoded):
     assert by_index(records) == by_index(alone)
 
 
+def test_rough_masks_of_a_folder_are_scored_and_prompt(tmp_path):
+    """One is empty, one of another size, one is missing; a baseline fills the box of each."""
+    samples, folder = Regions().samples, tmp_path / "rough"
+    folder.mkdir()
+    rough = [np.roll(sample["mask"] > 128, 3, axis=1) for sample in samples]
+    rough[1][:] = False
+    for i, mask in enumerate(rough[:5]):
+        Image.fromarray(mask if i != 2 else mask[:-1]).save(folder / f"region{i}.png")
+    kind = f"masks:{folder}"
+    records, left_out = run(tmp_path / "run", Recorder(), prompts=("box", kind))
+    assert [item.name for item in left_out] == ["region2", "region5"]
+    assert "region2.png" in left_out[0].reason
+    assert "region5.png, its rough mask, is not there" in left_out[1].reason
+    found = {record["name"]: [r for r in record["results"] if r["prompt"] == kind] for record in records}
+    assert [r["mask"] for r in found["region0"]] == ["given", "half", "whole"]
+    for i in (0, 1, 3, 4):
+        truth, box = samples[i]["mask"] > 128, np.zeros_like(rough[i])
+        if rough[i].any():
+            x0, y0, x1, y1 = map(int, box_around(rough[i]))
+            box[y0 : y1 + 1, x0 : x1 + 1] = True
+        given, _, whole = found[f"region{i}"]
+        assert (given["iou"], given["boundary_iou"]) == (iou(rough[i], truth), boundary_iou(rough[i], truth))
+        assert whole["iou"] == iou(box, truth)
+
+
 def test_an_interrupted_run_goes_on_and_ends_the_same(tmp_path):
     whole, _ = run(tmp_path / "whole", Recorder(1))
     with pytest.raises(KeyboardInterrupt):
@@ -195,7 +220,14 @@ def test_clicks_go_on_until_the_mask_is_good(tmp_path):
     assert by_index(alone) == by_index(records)
 
 
-@pytest.mark.parametrize(("arguments", "message"), [({"prompts": ()}, "at least one"), ({"limit": 0}, "at least 1")])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"prompts": ()}, "at least one"),
+        ({"limit": 0}, "at least 1"),
+        ({"prompts": ("masks:nowhere",)}, "there is no folder nowhere"),
+    ],
+)
 def test_bad_settings(arguments, message):
     with pytest.raises(ValueError, match=message):
         ImageSettings(**arguments)

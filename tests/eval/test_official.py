@@ -32,24 +32,25 @@ def both():
 
 
 def test_tables_of_images_are_equal(both, tmp_path):
-    for part in ("images", "masks"):
+    for part in ("images", "masks", "rough"):
         (tmp_path / part).mkdir()
     for i in range(3):
         photo, (mask,) = scene(i, height=HEIGHT + 40 * i, width=WIDTH)
         Image.fromarray(photo).save(tmp_path / "images" / f"{i}.png")
         Image.fromarray(mask).save(tmp_path / "masks" / f"{i}.png")
+        Image.fromarray(np.roll(mask, 9)).save(tmp_path / "rough" / f"{i}.png")
     benchmarks = open_benchmarks([f"folder:{tmp_path}"])
     official, ours = both
     tables = []
     for segmenter in (OfficialSegmenter(official_image_predictor(official), "t"), JaxSegmenter(ours.model, "t")):
         run = RunFolder(tmp_path / type(segmenter).__name__, segmenter.settings())
-        settings = ImageSettings(("box", "points-1", "points-5"))
+        settings = ImageSettings(("box", "points-1", "points-5", f"masks:{tmp_path / 'rough'}"))
         assert evaluate_images(segmenter, benchmarks, settings, run, Clock()) == []
         summary = summarise(run.records)
         tables.append([entry["average"] for masks in summary.values() for entry in masks.values()])
     for theirs, mine in zip(*tables, strict=True):
         assert mine == pytest.approx(theirs, abs=5e-5)
-    assert len({entry["iou"] for entry in tables[0]}) == 3
+    assert len({entry["iou"] for entry in tables[0]}) == 5  # of rough masks, as they were given, and the model's
 
 
 def test_tables_of_videos_are_equal(both, tmp_path):

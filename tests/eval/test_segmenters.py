@@ -10,9 +10,10 @@ from sam2refiner_jax.eval import jax_segmenter
 from sam2refiner_jax.eval.jax_segmenter import JaxSegmenter, weights_checksum
 from sam2refiner_jax.eval.metrics import iou
 from sam2refiner_jax.eval.segmenters import FilledBox, GrabCut
-from sam2refiner_jax.eval.truth_prompts import Prompt
+from sam2refiner_jax.eval.truth_prompts import Prompt, prompt_from_mask
 from sam2refiner_jax.image.boxes import box_around
 from sam2refiner_jax.image.preprocess import preprocess_image
+from sam2refiner_jax.image.rough_masks import improve_masks
 
 PROMPTS = [
     Prompt(box=(5.0, 6.0, 50.0, 40.0)),
@@ -86,6 +87,17 @@ def test_masks_equal_the_predictor(model):
             assert (answers[kind][i].mask == (masks[0] > 0)).mean() >= 0.999  # of two programs
             np.testing.assert_allclose(answers[kind][i].logits, logits, atol=1e-5)
     assert not np.array_equal(answers["coarse"][0].mask, answers["refined"][0].mask)
+
+
+def test_rough_masks_are_made_finer_as_by_the_command_refine():
+    photo, (mask,) = scene(0)
+    rough = np.roll(mask > 0, 3, axis=1)
+    segmenter, predictor = JaxSegmenter(refining_model(), "m"), SAM2ImagePredictor(refining_model())
+    (answer,) = segmenter.segment(segmenter.encode([photo]), [prompt_from_mask(rough)], "refined")
+    predictor.set_image(photo)
+    (improved,) = improve_masks(predictor, [rough])
+    assert (answer.mask == improved.mask).mean() >= 0.999  # of two programs
+    assert 0 < answer.mask.sum() < answer.mask.size
 
 
 def test_clicks_go_on_from_those_before_as_in_the_predictor():

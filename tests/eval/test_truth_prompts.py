@@ -35,7 +35,7 @@ def test_prompts_of_a_kind():
     assert len(prompt_from_truth("points-2", TRUTH, "a", 0).points) == 2
 
 
-@pytest.mark.parametrize("kind", ["points", "points-0", "points-x", "points--1", "mask", "boxes"])
+@pytest.mark.parametrize("kind", ["points", "points-0", "points-x", "points--1", "mask", "masks:", "boxes"])
 def test_unknown_kinds_are_refused(kind):
-    with pytest.raises(ValueError, match=f"box, points-N with N points, or clicks; got '{kind}'"):
+    with pytest.raises(ValueError, match=f"box, points-N with N points, clicks, or masks:FOLDER; got '{kind}'"):
         point_count(kind)
