@@ -36,10 +36,8 @@ def main(
         rough = [roughen(truth, way) for way in WAYS]
         predictor.set_image(sample["image"])
         improved = improve_masks(predictor, rough, rounds=rounds)
-        taken.append([found.agreement >= keep_below for found in improved])
-        fine = [
-            found.mask if found.agreement >= keep_below else mask for found, mask in zip(improved, rough, strict=True)
-        ]
+        taken.append([found.is_believed(keep_below) for found in improved])
+        fine = [f.mask if f.is_believed(keep_below) else mask for f, mask in zip(improved, rough, strict=True)]
         rows.append([[[f(mask, truth) for f in (iou, boundary_iou)] for mask in masks] for masks in (rough, fine)])
     means = 100 * np.mean(rows, axis=0)  # before and after, way, measure
     print(f"{len(rows)} masks of {source}, {checkpoint}, {rounds} rounds\n")

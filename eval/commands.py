@@ -49,6 +49,8 @@ def image(
 
     It writes results.json, items.csv, table.md, points.png, gains.png and gallery.png. A run that was interrupted goes
     on where it was when the same command is given again. With a refiner, its masks are compared with plain SAM 2's.
+    Items that cannot be read and those with an empty truth are left out and listed; the exit status is 1 if one cannot
+    be read.
 
     Args:
       sets: What to evaluate on: hqsam-val:DIR for the four sets of HQ-SAM, folder:DIR for any folder of images and
@@ -141,7 +143,7 @@ def video(
 
     def report(place: Path, records: list[Record], name: str, left_out: list[LeftOut], clock: Clock) -> str:
         nonlocal unread
-        unread += len(left_out)
+        unread += sum(item.unread for item in left_out)
         missing = [*left_out, *unscored_objects(records)]
         return write_video_report(place, records, name, find_layout(folder), unseen_names, clock, missing)
 
@@ -166,9 +168,7 @@ def video(
         records, left_out = _track(tracker, found, folder, prompt, output, clock)
         table = report(output, records, tracker.name, left_out, clock)
     print(f"{table}\n\nresults: {output}")
-    if unread:
-        print(f"sam2refiner: {unread} clips could not be read (listed in table.md)", file=sys.stderr)
-        raise SystemExit(1)
+    _fail_if(unread, "clips")
 
 
 def _track(
@@ -281,3 +281,11 @@ def _image_settings(segmenter: Segmenter, benchmarks: list[Benchmark], settings:
 def _print_place(output: Path, left_out: list[LeftOut]) -> None:
     missing = f", {len(left_out)} items left out (listed in table.md)" if left_out else ""
     print(f"\nresults: {output}{missing}")
+    _fail_if(sum(item.unread for item in left_out), "items")
+
+
+def _fail_if(unread: int, what: str) -> None:
+    """Ends the command with status 1 if anything could not be read."""
+    if unread:
+        print(f"sam2refiner: {unread} {what} could not be read (listed in table.md)", file=sys.stderr)
+        raise SystemExit(1)

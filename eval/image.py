@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from tqdm import tqdm
 
+from ..data.masks import EmptyMaskError
 from .clicks import Click, next_click, number_of_clicks
 from .image_sets import Benchmark
 from .metrics import boundary_iou, iou, truth_of
@@ -94,11 +95,19 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class LeftOut:
-    """An item that cannot be evaluated, and why."""
+    """An item that cannot be evaluated, and why.
+
+    Attributes:
+      benchmark: the set that it is of.
+      name: its own.
+      reason: in words.
+      unread: whether a file is missing or damaged; else there is nothing to score.
+    """
 
     benchmark: str
     name: str
     reason: str
+    unread: bool = False
 
 
 class Clock:
@@ -158,7 +167,7 @@ def _read(
             size = truth.shape[0], truth.shape[1]
             rough = {kind: read_rough_mask(folder, name, size) for kind, folder in folders.items()}
         except ValueError as error:
-            left_out.append(LeftOut(benchmark.name, name, str(error)))
+            left_out.append(LeftOut(benchmark.name, name, str(error), unread=not isinstance(error, EmptyMaskError)))
             continue
         if truth.any():
             yield Item(benchmark, index, sample["image"], truth, rough)

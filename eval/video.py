@@ -64,7 +64,7 @@ def evaluate_videos(
                 clock.time("model", track_clip, tracker, clip, prompt, folder)
                 run.append([clock.time("metrics", _record, clip, folder)])
             except ValueError as error:
-                left_out.append(LeftOut(clip.name, "", str(error)))
+                left_out.append(LeftOut(clip.name, "", str(error), unread=True))
     return left_out
 
 
@@ -82,7 +82,7 @@ def score_predictions(clips: Sequence[Clip], predictions: Path, clock: Clock) ->
         except PredictionError:
             raise
         except ValueError as error:
-            left_out.append(LeftOut(clip.name, "", str(error)))
+            left_out.append(LeftOut(clip.name, "", str(error), unread=True))
     return records, left_out
 
 

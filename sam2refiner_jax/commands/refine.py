@@ -113,7 +113,7 @@ def improve_objects(
     rough = [numbers == number for number in present]
     improved = improve_masks(predictor, rough, rounds=rounds)
     return {
-        number: (mask, fine, fine.agreement < keep_below)
+        number: (mask, fine, not fine.is_believed(keep_below))
         for number, mask, fine in zip(present, rough, improved, strict=True)
     }
 

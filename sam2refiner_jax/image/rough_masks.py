@@ -58,6 +58,10 @@ class Improved:
     def mask(self) -> Bool[np.ndarray, "h w"]:
         return self.logits > 0
 
+    def is_believed(self, least: float) -> bool:
+        """Whether it has enough to do with the rough mask, at least this IoU, to be taken instead of it."""
+        return self.agreement >= least
+
 
 def prompts_of(mask: Bool[np.ndarray, "h w"], mask_size: int) -> MaskPrompts:
     """Prompts that describe a rough mask.

@@ -42,6 +42,7 @@ def conv3x3_to_blocks(layer: nnx.Conv, x: Float[Array, "b h w c"]) -> Float[Arra
     """
     k = layer.kernel.shape[3]
     kernel = jnp.einsum("yad,xbe,deio->yxiabo", TAPS, TAPS, layer.kernel[...]).reshape(4, 4, -1, 4 * k)
+    assert layer.bias is not None
     x, kernel, bias = (jnp.asarray(a, layer.dtype) for a in (x, kernel, layer.bias[...]))
 
     def as_product(x, kernel):
@@ -69,6 +70,7 @@ def conv3x3_from_blocks(layer: nnx.Conv, x: Float[Array, "b h w c4"]) -> Float[A
     c, k = layer.kernel.shape[2:]
     flipped = layer.kernel[...][::-1, ::-1]
     kernel = jnp.einsum("yad,xbe,deio->abiyxo", TAPS, TAPS, flipped).reshape(4 * c, 16 * k)
+    assert layer.bias is not None
     x, kernel, bias = (jnp.asarray(a, layer.dtype) for a in (x, kernel, layer.bias[...]))
     b, h, w, _ = x.shape
     places = (x.reshape(-1, 4 * c) @ kernel).reshape(b, h, w, 4, 4, k)

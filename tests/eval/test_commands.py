@@ -8,6 +8,7 @@ import pytest
 import tyro
 from flax import nnx
 from PIL import Image
+from scenes import write_pairs
 from small import RESIDUAL, hq_model, refining_model, small_model
 
 from sam2refiner_jax import save_model, save_refiner
@@ -200,3 +201,18 @@ def test_masks_of_the_wrong_size_are_named(pairs, tmp_path):
     Image.fromarray(np.full((4, 6), 255, np.uint8)).save(tmp_path / "masks" / "a.png")
     with pytest.raises(ValueError, match=r"not one item could be evaluated, 1 were left out; .*as large as its image"):
         run(image, f"folder:{tmp_path}", "--model", "box", "--output", tmp_path / "out")
+
+
+def test_what_cannot_be_read_is_a_failure_and_an_empty_truth_is_none(tmp_path, capsys):
+    write_pairs(tmp_path / "set", 3)
+    mask = tmp_path / "set" / "masks" / "photo1.png"
+    with Image.open(mask) as picture:
+        Image.new("L", picture.size).save(mask)
+    arguments = (f"folder:{tmp_path / 'set'}", "--model", "box", "--output", tmp_path / "out")
+    run(image, *arguments)
+    assert "1 items left out (listed in table.md)" in capsys.readouterr().out
+    mask.write_bytes(b"no picture")
+    with pytest.raises(SystemExit, match="1"):
+        run(image, *arguments)
+    assert "sam2refiner: 1 items could not be read (listed in table.md)" in capsys.readouterr().err
+    assert len(json.loads((tmp_path / "out" / "results.json").read_text())["items"]) == 2
