@@ -309,13 +309,16 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
-        """The inverse of `to_dict`.
+        """The inverse of `to_dict`; fields that are not there, as in files of earlier versions, have their defaults.
 
         Raises:
-          ValueError: on a field that this version does not know.
+          ValueError: on a field that this version does not know, or a value that is none of its field's.
         """
-        refiner = values.get("model", {}).get("refiner")
+        model = values.get("model")
+        refiner = model.get("refiner") if isinstance(model, dict) else None
         if refiner is not None:
+            if not isinstance(refiner, dict) or refiner.keys() != {"kind", "config"}:
+                raise ValueError(f"model.refiner must have kind and config, got {refiner!r}")
             refiner = read_refiner_config(refiner["kind"], refiner["config"])
             values = {**values, "model": {**values["model"], "refiner": refiner}}
         return dataclass_from_dict(cls, values)

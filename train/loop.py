@@ -193,6 +193,7 @@ def _claim(workdir: Path, config: TrainConfig, result: Path) -> None:
             old = json.loads(path.read_text())
             if not isinstance(old, dict):
                 raise ValueError(f"expected fields by name, got {type(old).__name__}")
+            old = TrainConfig.from_dict(old).to_dict()
         except ValueError as error:
             raise ValueError(f"{path} is not the configuration of a run: {error}") from error
         differences = [line for line in config_differences(old, new) if not line.startswith(FREE_FIELDS)]

@@ -1,5 +1,6 @@
 """Runs of the tiny model: what they write, how they end, and that being stopped leaves no trace in the weights."""
 
+import copy
 import json
 import logging
 import os
@@ -100,6 +101,27 @@ def test_a_finished_run_is_left_alone(undisturbed, data, caplog):
         assert train(tiny_config(data), undisturbed, progress=False) == undisturbed / "refiner"
     assert "the run is finished" in caplog.text
     assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+def test_a_run_of_an_earlier_version_goes_on(undisturbed, data, tmp_path):
+    """Its file lacks fields that came later: they have their defaults. What no version wrote is refused by name."""
+    shutil.copytree(undisturbed, tmp_path / "run")
+    file = tmp_path / "run" / "config.json"
+    written = json.loads(file.read_text())
+    earlier = copy.deepcopy(written)
+    del earlier["profile"], earlier["loss"]["blends"], earlier["data"]["paste"]
+    file.write_text(json.dumps(earlier))
+    assert train(tiny_config(data), tmp_path / "run", progress=False) == tmp_path / "run" / "refiner"
+    assert json.loads(file.read_text()) == tiny_config(data).to_dict()
+    for change, message in (
+        ({"model": 3}, "TrainConfig.model must be ModelConfig, got 3"),
+        ({"model": {"refiner": "x"}}, "model.refiner must have kind and config, got 'x'"),
+        ({"speed": 1}, "TrainConfig has no field speed"),
+    ):
+        file.write_text(json.dumps(written | change))
+        with pytest.raises(ValueError, match=f"is not the configuration of a run: {message}"):
+            train(tiny_config(data), tmp_path / "run", progress=False)
+        assert json.loads(file.read_text()) == written | change
 
 
 COMMAND = """
