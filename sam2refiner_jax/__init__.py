@@ -3,6 +3,7 @@
 from .checkpoints import CheckpointError, build_model, load_model, load_refiner, save_model, save_refiner
 from .config import PRESETS, HieraConfig, SAM2Config, register_preset
 from .features import ImageFeatures
+from .image.mask_generator import SAM2AutomaticMaskGenerator
 from .image.predictor import SAM2ImagePredictor
 from .refiners import HQSAM2Config, Refiner, SAM2Refiner, SAM2RefinerConfig, SAMRefConfig, register_refiner
 from .sam2 import SAM2
@@ -22,6 +23,7 @@ __all__ = [
     "ImageFeatures",
     # Photos and videos
     "SAM2ImagePredictor",
+    "SAM2AutomaticMaskGenerator",
     "SAM2VideoPredictor",
     # Refiners
     "Refiner",

@@ -13,12 +13,13 @@ from tyro.conf import Positional
 from ..checkpoints import DEFAULT_CHECKPOINT, few, load_model
 from ..data.files import PHOTO_SUFFIXES, files_in
 from ..data.masks import VOID, numbers_picture, read_objects
+from ..image.coco import run_lengths
 from ..image.predictor import SAM2ImagePredictor
 from ..image.preprocess import read_photo
 from ..image.rough_masks import Improved, improve_masks
 from .outputs import check_outputs, made_of, save_document, save_picture, source_of
 
-__all__ = ["refine", "run_lengths"]
+__all__ = ["refine"]
 
 REPORT = "refine.json"
 
@@ -126,14 +127,6 @@ def join_objects(numbers: Integer[np.ndarray, "h w"], found: Found) -> Integer[n
         here = strength > best
         best[here], result[here] = strength[here], number
     return result
-
-
-def run_lengths(mask: Bool[np.ndarray, "h w"]) -> dict[str, list[int]]:
-    """COCO's uncompressed run lengths: of the columns one after the other, how many are off, on, off, and so on."""
-    flat = mask.ravel(order="F")
-    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    counts = np.diff([0, *changes, flat.size]).tolist()
-    return {"size": list(mask.shape), "counts": [0, *counts] if flat[0] else counts}
 
 
 def _entry(

@@ -4,7 +4,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-__all__ = ["antialiased_matrix", "resize_antialiased", "resize_bicubic", "resize_bilinear", "upsample_nearest_2x"]
+__all__ = [
+    "antialiased_matrix",
+    "bilinear_matrix",
+    "resize_antialiased",
+    "resize_bicubic",
+    "resize_bilinear",
+    "upsample_nearest_2x",
+]
 
 # PyTorch's cubic convolution coefficient; `jax.image.resize` uses -0.5.
 CUBIC_COEFFICIENT = -0.75
@@ -47,6 +54,11 @@ def resize_bicubic(x: Float[Array | np.ndarray, "b h w c"], size: tuple[int, int
 def resize_bilinear(x: Float[Array | np.ndarray, "b h w c"], size: tuple[int, int]) -> Float[Array, "b h2 w2 c"]:
     """Bilinear resize to `size` = (height, width), as `torch.nn.functional.interpolate(mode="bilinear")`."""
     return _resize(x, size, _linear_kernel, 1)
+
+
+def bilinear_matrix(size_in: int, size_out: int) -> Float[np.ndarray, "{size_out} {size_in}"]:
+    """The matrix of `resize_bilinear` along one side."""
+    return _interpolation_matrix(size_in, size_out, _linear_kernel, 1)
 
 
 def upsample_nearest_2x(x: Float[Array | np.ndarray, "b h w c"]) -> Float[Array, "b h2 w2 c"]:

@@ -47,19 +47,38 @@ class Normalize(torch.nn.Module):
         return (image - self.mean) / self.std
 
 
+def box_area(boxes):
+    return (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
+
+
+def batched_nms(boxes, scores, categories, iou_threshold):
+    """Of one category; one box after the other."""
+    areas, gone, kept = box_area(boxes), torch.zeros(len(boxes), dtype=torch.bool), []
+    for i in torch.argsort(scores, descending=True, stable=True).tolist():
+        if not gone[i]:
+            kept.append(i)
+            sides = torch.minimum(boxes[i, 2:], boxes[:, 2:]) - torch.maximum(boxes[i, :2], boxes[:, :2])
+            overlap = sides.clamp(min=0).prod(dim=1)
+            gone |= overlap / (areas[i] + areas - overlap) > iou_threshold
+    return torch.tensor(kept, dtype=torch.long)
+
+
 @contextlib.contextmanager
 def torchvision_stand_in():
-    """The three transforms of torchvision that the official image predictor imports, on torch's own functions.
+    """What the official image predictor and mask generator import of torchvision, on torch's own functions.
 
     torchvision has no build for CPU-only PyTorch on every platform; its tensor `Resize` is this `interpolate` call.
     """
     transforms = types.ModuleType("torchvision.transforms")
     transforms.ToTensor, transforms.Resize, transforms.Normalize = ToTensor, Resize, Normalize
-    package = types.ModuleType("torchvision")
-    package.transforms = transforms
+    boxes = types.ModuleType("torchvision.ops.boxes")
+    boxes.batched_nms, boxes.box_area = batched_nms, box_area
+    package, operations = types.ModuleType("torchvision"), types.ModuleType("torchvision.ops")
+    package.transforms, package.ops, operations.boxes = transforms, operations, boxes
     script = torch.jit.script
     torch.jit.script = lambda module: module
     sys.modules["torchvision"], sys.modules["torchvision.transforms"] = package, transforms
+    sys.modules["torchvision.ops"], sys.modules["torchvision.ops.boxes"] = operations, boxes
     try:
         yield
     finally:
@@ -124,6 +143,16 @@ def official_image_predictor(official: torch.nn.Module, **kwargs):
         from sam2.sam2_image_predictor import SAM2ImagePredictor
 
         return SAM2ImagePredictor(official, **kwargs)
+
+
+def official_mask_generator(official: torch.nn.Module, **kwargs):
+    with torchvision_stand_in():
+        from sam2.automatic_mask_generator import SAM2AutomaticMaskGenerator
+
+        generator = SAM2AutomaticMaskGenerator(official, **kwargs)
+    strides = (4, 8, 16)  # its predictor knows no size but the released one
+    generator.predictor._bb_feat_sizes = [(official.image_size // stride,) * 2 for stride in strides]
+    return generator
 
 
 def relative_error(ours, reference) -> float:

@@ -8,8 +8,9 @@ from PIL import Image
 from small import small_model
 
 from sam2refiner_jax import save_model
-from sam2refiner_jax.commands.refine import join_objects, refine, run_lengths
+from sam2refiner_jax.commands.refine import join_objects, refine
 from sam2refiner_jax.data.masks import numbers_picture, read_numbers
+from sam2refiner_jax.image.coco import run_lengths
 from sam2refiner_jax.image.rough_masks import Improved
 
 Y, X = np.mgrid[:48, :64]
