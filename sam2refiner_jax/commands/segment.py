@@ -4,7 +4,7 @@ import dataclasses
 import glob
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from ..image.overlay import draw_overlay
 from ..image.predictor import Prediction, SAM2ImagePredictor
 from ..image.preprocess import read_photo
 from ..video.tracking import MASK_BIAS, MASK_SCALE
+from .everything import DEFAULT_GRID, GridOptions, everything_in_photo, files_of_everything
 from .outputs import check_outputs, clear_results, made_of, save_document, save_picture, source_of
 
 __all__ = ["PhotoPrompts", "segment", "segment_photo"]
@@ -76,13 +77,16 @@ def segment(
     max_hole_area: float = 0.0,
     max_sprinkle_area: float = 0.0,
     side_by_side: bool = False,
+    everything: bool = False,
+    grid: GridOptions = DEFAULT_GRID,
     dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> None:
-    """Segment a photo, or every photo in a folder, from clicks, boxes or a mask.
+    """Segment a photo, or every photo in a folder, from clicks, boxes or a mask, or everything in it.
 
     For each photo NAME it writes NAME_objectI.png (white on the object; NAME_objectI_maskK.png with --multimask),
-    NAME_overlay.png and NAME.json with the predicted IoU of every mask. Results of an earlier run on the same photo are
-    replaced, and nothing else; results are no photos for a later run on their folder.
+    NAME_overlay.png and NAME.json with the predicted IoU of every mask. With --everything it writes all masks of the
+    photo as COCO's JSON, NAME.json, and a picture of them, NAME_overlay.png. Results of an earlier run on the same
+    photo are replaced, and nothing else; results are no photos for a later run on their folder.
 
     Args:
       photo: A photo, or a folder of photos.
@@ -99,32 +103,56 @@ def segment(
       max_hole_area: Fill holes of at most this area, in pixels of the 256 x 256 mask.
       max_sprinkle_area: Remove specks of at most this area, likewise.
       side_by_side: With a refiner, the overlay shows the coarse mask on the left and the refined one on the right.
+      everything: Find all masks of the photo, without prompts.
+      grid: Where --everything looks, and which masks it takes.
       dtype: Computation type; bfloat16 is the fast mode on GPUs and TPUs.
     """
     photos = _find_photos(photo)
     given = PhotoPrompts(points, boxes, mask)
+    if everything and (given or prompts or multimask or side_by_side):
+        raise ValueError("everything takes no points, boxes, mask or prompts, and neither multimask nor side_by_side")
     by_name = _read_prompt_file(prompts, photo, photos) if prompts else {}
     jobs = []
     for path in photos:
         job = by_name.get(path.name, given)
         if job is given and photo.is_dir() and mask is not None:
             job = dataclasses.replace(given, mask=file_named(mask, path.stem))
-        if not job:
-            raise ValueError(f"{path.name} has no prompt: give points, boxes, a mask, or prompts for it")
+        if not job and not everything:
+            raise ValueError(f"{path.name} has no prompt: give points, boxes, a mask, or prompts for it, or everything")
         jobs.append((path, job))
-    outputs = [(file, source_of(path)) for path, job in jobs for file in _files_of(path, job, output, multimask)]
+    outputs = [
+        (file, source_of(path))
+        for path, job in jobs
+        for file in (files_of_everything(path, output) if everything else _files_of(path, job, output, multimask))
+    ]
     check_outputs(outputs, [*photos, *(job.mask for _, job in jobs if job.mask), *([prompts] if prompts else [])])
     output.mkdir(parents=True, exist_ok=True)
 
-    predictor = SAM2ImagePredictor(
-        load_model(checkpoint, refiner=refiner, dtype=dtype),
-        max_hole_area=max_hole_area,
-        max_sprinkle_area=max_sprinkle_area,
-    )
+    model = load_model(checkpoint, refiner=refiner, dtype=dtype)
+    if everything:
+        generator = grid.generator(model)
+
+        def do(path: Path, job: PhotoPrompts) -> Path:
+            return everything_in_photo(generator, path, output)
+    else:
+        predictor = SAM2ImagePredictor(model, max_hole_area=max_hole_area, max_sprinkle_area=max_sprinkle_area)
+
+        def do(path: Path, job: PhotoPrompts) -> Path:
+            return segment_photo(predictor, path, job, output, multimask=multimask, side_by_side=side_by_side)
+
+    _for_each(jobs, do, output)
+
+
+def _for_each(jobs: list[tuple[Path, PhotoPrompts]], do: Callable[[Path, PhotoPrompts], Path], output: Path) -> None:
+    """Does each photo; those of several that cannot be done are named, and the others are done.
+
+    Raises:
+      ValueError: if any could not be done.
+    """
     failures = 0
     for path, job in tqdm(jobs, unit="photo", disable=len(jobs) == 1):
         try:
-            overlay = segment_photo(predictor, path, job, output, multimask=multimask, side_by_side=side_by_side)
+            overlay = do(path, job)
         except (ValueError, OSError) as error:
             if len(jobs) == 1:
                 raise

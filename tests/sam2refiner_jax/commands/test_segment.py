@@ -8,7 +8,7 @@ import skimage.data
 from PIL import Image
 from small import small_model
 
-from sam2refiner_jax import SAM2ImagePredictor, load_model, save_model
+from sam2refiner_jax import SAM2AutomaticMaskGenerator, SAM2ImagePredictor, load_model, save_model
 from sam2refiner_jax.commands.cli import main
 from sam2refiner_jax.commands.demo import PROMPTS
 from sam2refiner_jax.image.overlay import PALETTE, draw_overlay
@@ -163,6 +163,31 @@ def test_masks_of_a_prompt_file_and_of_a_folder_are_the_same_prompts(checkpoint,
     assert all(result == results[0] for result in results)
 
 
+def test_everything_in_a_folder_of_photos(checkpoint, photos, tmp_path):
+    """As the generator gives it, in files that pycocotools reads; a second run replaces those of the first."""
+    from pycocotools.coco import COCO
+
+    arguments = ("segment", photos, "--checkpoint", checkpoint, "--everything", "--output", tmp_path / "out")
+    options = ("--grid.pred-iou-thresh", 0, "--grid.stability-score-thresh", 0, "--grid.points-per-side")
+    run(*arguments, *options, 1)
+    run(*arguments, *options, 2)
+    thresholds = {"points_per_side": 2, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0}
+    generator = SAM2AutomaticMaskGenerator(small_model(), **thresholds)
+    for path in (photos / "a.jpg", photos / "b.png"):
+        expected = generator.generate(read_photo(path))
+        coco = COCO(str(tmp_path / "out" / f"{path.stem}.json"))
+        (image,) = coco.loadImgs(coco.getImgIds())
+        assert image["file_name"] == path.name
+        annotations = coco.loadAnns(coco.getAnnIds(imgIds=image["id"]))
+        assert len(annotations) == len(expected) > 0
+        for annotation, mask in zip(annotations, expected, strict=True):
+            np.testing.assert_array_equal(coco.annToMask(annotation), mask["segmentation"])
+            assert (annotation["area"], annotation["bbox"]) == (mask["area"], mask["bbox"])
+            assert annotation["predicted_iou"] == mask["predicted_iou"]
+        picture = np.asarray(Image.open(tmp_path / "out" / f"{path.stem}_overlay.png"))
+        assert (picture != read_photo(path)).any(axis=-1)[expected[0]["segmentation"]].mean() > 0.9
+
+
 def test_results_beside_the_photos_are_replaced_and_no_photos(checkpoint, photos, capsys):
     arguments = ("segment", photos, "--checkpoint", checkpoint, "--output", photos, "--points", 30, 20, 1)
     run(*arguments, "--multimask")
@@ -194,6 +219,7 @@ def test_a_folder_with_a_prompt_file_goes_past_broken_photos(checkpoint, photos,
     ("arguments", "message"),
     [
         (("photos/a.jpg",), "a.jpg has no prompt"),
+        (("photos/a.jpg", "--everything", "--points", 1, 1, 1), "everything takes no points, boxes, mask or prompts"),
         (("photos/absent.jpg", "--points", 1, 1, 1), "absent.jpg does not exist"),
         (("empty", "--points", 1, 1, 1), "holds no photo"),
         (("photos/notes.txt", "--points", 1, 1, 1), "notes.txt is not a readable picture"),
