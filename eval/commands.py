@@ -43,6 +43,7 @@ def image(
     seed: int = 0,
     limit: int | None = None,
     photos_per_device: int = 1,
+    image_size: int | None = None,
     dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> None:
     """Evaluate masks of images: boxes, points, rough masks and interactive clicks, on any set of images with masks.
@@ -67,6 +68,7 @@ def image(
       seed: Of the random points.
       limit: Evaluate only the first so many items of each set.
       photos_per_device: How many photos each device works on at once.
+      image_size: Side of the square that photos are squeezed to, a multiple of 32; the checkpoint's own unless given.
       dtype: Computation type; bfloat16 is the fast mode on GPUs and TPUs.
     """
     settings = ImageSettings(prompts, seed, limit)
@@ -76,7 +78,7 @@ def image(
             raise ValueError(f"refiners need the model sam2refiner and no other refiner, got {model} and {refiner}")
         named = {"refiners": list(map(str, refiners)), "prompts": list(prompts), "seed": seed}
         summaries, left_out = _evaluate_models(
-            lambda: compare_refiners(load_model(checkpoint, dtype=dtype), refiners),
+            lambda: compare_refiners(load_model(checkpoint, image_size=image_size, dtype=dtype), refiners),
             benchmarks,
             settings,
             output,
@@ -87,7 +89,7 @@ def image(
         print(write_comparison(output, summaries, Path(checkpoint).name))
         _print_place(output, left_out)
         return
-    segmenter = _open_segmenter(model, checkpoint, refiner, dtype, photos_per_device)
+    segmenter = _open_segmenter(model, checkpoint, refiner, image_size, dtype, photos_per_device)
     run = RunFolder(output, _image_settings(segmenter, benchmarks, settings), IMAGE_REPORT)
     clock = Clock()
     left_out = evaluate_images(segmenter, benchmarks, settings, run, clock)
@@ -241,12 +243,14 @@ def _evaluate_models(
     return evaluate_models(load(), benchmarks, settings, open_run, Clock(), photos_per_device=photos_per_device)
 
 
-def _open_segmenter(model: Model, checkpoint: str, refiner: Path | None, dtype: str, photos: int) -> Segmenter:
+def _open_segmenter(
+    model: Model, checkpoint: str, refiner: Path | None, image_size: int | None, dtype: str, photos: int
+) -> Segmenter:
     if model == "sam2refiner":
-        loaded = load_model(checkpoint, refiner=refiner, dtype=dtype)
+        loaded = load_model(checkpoint, refiner=refiner, image_size=image_size, dtype=dtype)
         return JaxSegmenter(loaded, _model_name(checkpoint, refiner), photos_per_device=photos)
-    if refiner is not None:
-        raise ValueError(f"a refiner needs the model sam2refiner, got {model}")
+    if refiner is not None or image_size is not None:
+        raise ValueError(f"a refiner and an image_size need the model sam2refiner, got {model}")
     if model == "sam2":
         return open_official_segmenter(checkpoint)
     return GrabCut() if model == "grabcut" else FilledBox()

@@ -69,7 +69,13 @@ class JaxSegmenter:
         self._model = jax.device_put(model, NamedSharding(self._mesh, EVERYWHERE))
 
     def settings(self) -> dict[str, Any]:
-        return {"segmenter": self.name, "dtype": self._model.dtype.name, "weights": self._checksum}
+        model = self._model
+        return {
+            "segmenter": self.name,
+            "dtype": model.dtype.name,
+            "weights": self._checksum,
+            "image_size": model.config.image_size,
+        }
 
     def encode(self, photos: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> Encoded:
         size, refiner = self._model.config.image_size, self._model.refiner

@@ -86,19 +86,23 @@ def build_model(
     Raises:
       ValueError: on an unknown name, refiner, image size or dtype.
     """
-    config = get_config(name)
-    if image_size is not None:
-        config = SAM2Config.from_dict({**config.to_dict(), "image_size": image_size})
+    config = _at_size(get_config(name), image_size)
     dtype = _compute_dtype(dtype)
     # The refiner's weights have a seed of their own, so that the base's are the same with and without one.
     made = None if refiner is None else build_refiner(refiner, config, dtype=dtype, rngs=nnx.Rngs(seed + 1))
     return SAM2(config, dtype=dtype, refiner=made, rngs=nnx.Rngs(seed))
 
 
+def _at_size(config: SAM2Config, image_size: int | None) -> SAM2Config:
+    """The configuration with another input size, if one is given."""
+    return config if image_size is None else SAM2Config.from_dict({**config.to_dict(), "image_size": image_size})
+
+
 def load_model(
     source: str | os.PathLike[str],
     *,
     refiner: str | os.PathLike[str] | None = None,
+    image_size: int | None = None,
     dtype: DTypeLike = jnp.float32,
 ) -> SAM2:
     """A model with the weights of a checkpoint.
@@ -109,13 +113,15 @@ def load_model(
         extra installed, what `sam2refiner_jax.convert.read_model` reads: an official .pt, a .safetensors of the same
         tensors, a folder of one, or a Hugging Face id such as "facebook/sam2.1-hiera-large" or "lkeab/hq-sam".
       refiner: a directory written by `save_refiner`. Unless given, the refiner that `source` was saved with, if any.
+      image_size: side of the square input in pixels, a multiple of 32, instead of the checkpoint's own: positional
+        embeddings are stretched as the official model does that is built at another size.
       dtype: computation type, float32 or bfloat16. In bfloat16 the weights of matrix products and convolutions are
         stored so too.
 
     Raises:
       CheckpointError: if `source` or `refiner` is not such a checkpoint, or the refiner is for models of other sizes,
         naming what is wrong.
-      ValueError: on an unknown dtype.
+      ValueError: on an unknown dtype, or a size that cannot be.
     """
     dtype = _compute_dtype(dtype)
     source = _found(source)
@@ -127,6 +133,7 @@ def load_model(
     else:
         found = _official_reader()(source)
         config, weights, found_refiner = found.config, found.weights, found.refiner
+    config = _at_size(config, image_size)
     model = model_from_weights(config, weights, dtype=dtype)
     if refiner is not None:
         return model.with_refiner(load_refiner(refiner, config, dtype=dtype))

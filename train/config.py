@@ -26,9 +26,9 @@ class ModelConfig:
 
     Attributes:
       name: a preset, for fresh weights; ignored where a checkpoint is given.
-      checkpoint: anything that `load_model` reads; its refiner, if it has one, is trained on.
+      checkpoint: anything that `load_model` reads.
       refiner: configuration of the refiner to train, of any registered kind; None trains without one. A checkpoint's
-        own refiner takes precedence.
+        own refiner is trained on, as it is configured there, if it is of this kind, or if this is None.
       image_size: side of the model's input in pixels; the preset's or checkpoint's own unless given.
       dtype: computation type, "float32" or "bfloat16"; what is trained is stored in float32 either way.
     """

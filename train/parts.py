@@ -14,7 +14,7 @@ from ..checkpoints import Weights, build_model, load_model
 from ..config import SAM2Config
 from ..nn.initializers import NoKeys
 from ..nn.weights import decays, part_of, storage_dtype
-from ..refiners.base import build_refiner
+from ..refiners.base import build_refiner, kind_of
 from ..sam2 import SAM2
 from .config import ModelConfig, TrainConfig
 from .sharding import weight_sharding
@@ -97,7 +97,7 @@ def starting_model(config: ModelConfig, seed: int) -> SAM2:
         return build_model(config.name, refiner=config.refiner, image_size=config.image_size, seed=seed)
     model = load_model(config.checkpoint)
     refiner = model.refiner
-    if refiner is None and config.refiner is not None:
+    if config.refiner is not None and (refiner is None or refiner.kind != kind_of(config.refiner)):
         refiner = build_refiner(config.refiner, model.config, rngs=nnx.Rngs(seed + 1))
     return model if refiner is None else model.with_refiner(refiner)
 

@@ -33,6 +33,7 @@ def refine(
     rounds: int = 1,
     keep_below: float = 0.5,
     form: Literal["png", "coco"] = "png",
+    image_size: int | None = None,
     dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> None:
     """Make the rough masks of a folder of photos finer, by prompts found in each mask: no training, no clicks.
@@ -50,6 +51,7 @@ def refine(
       rounds: How often each mask is made finer, from the second time on by its own result.
       keep_below: Smallest IoU of a finer mask with the rough one that is believed.
       form: PNGs, or refine.json with the masks as COCO's uncompressed run lengths.
+      image_size: Side of the square that photos are squeezed to, a multiple of 32; the checkpoint's own unless given.
       dtype: Computation type; bfloat16 is the fast mode on GPUs and TPUs.
     """
     if not 0 <= keep_below <= 1:
@@ -62,7 +64,7 @@ def refine(
     check_outputs(written, [file for pair in pairs for file in pair])
     output.mkdir(parents=True, exist_ok=True)
 
-    predictor = SAM2ImagePredictor(load_model(checkpoint, refiner=refiner, dtype=dtype))
+    predictor = SAM2ImagePredictor(load_model(checkpoint, refiner=refiner, image_size=image_size, dtype=dtype))
     entries: list[dict[str, Any]] = []
     failures = []
     for (path, photo_path), (target, source) in zip(tqdm(pairs, unit="mask"), pictures, strict=True):

@@ -79,6 +79,7 @@ def segment(
     side_by_side: bool = False,
     everything: bool = False,
     grid: GridOptions = DEFAULT_GRID,
+    image_size: int | None = None,
     dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> None:
     """Segment a photo, or every photo in a folder, from clicks, boxes or a mask, or everything in it.
@@ -105,6 +106,7 @@ def segment(
       side_by_side: With a refiner, the overlay shows the coarse mask on the left and the refined one on the right.
       everything: Find all masks of the photo, without prompts.
       grid: Where --everything looks, and which masks it takes.
+      image_size: Side of the square that photos are squeezed to, a multiple of 32; the checkpoint's own unless given.
       dtype: Computation type; bfloat16 is the fast mode on GPUs and TPUs.
     """
     photos = _find_photos(photo)
@@ -128,7 +130,7 @@ def segment(
     check_outputs(outputs, [*photos, *(job.mask for _, job in jobs if job.mask), *([prompts] if prompts else [])])
     output.mkdir(parents=True, exist_ok=True)
 
-    model = load_model(checkpoint, refiner=refiner, dtype=dtype)
+    model = load_model(checkpoint, refiner=refiner, image_size=image_size, dtype=dtype)
     if everything:
         generator = grid.generator(model)
 

@@ -39,6 +39,7 @@ def track(
     frame: int = 0,
     overlay: bool = True,
     fill_hole_area: int = 0,
+    image_size: int | None = None,
     dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> None:
     """Track objects through a video from clicks, boxes or a mask on one frame.
@@ -60,6 +61,7 @@ def track(
       frame: The frame that the prompts are for; from a later one than the first, tracking runs in both directions.
       overlay: Write the video that shows the masks.
       fill_hole_area: Fill holes of at most this area, in pixels of the low-resolution mask.
+      image_size: Side of the square that frames are squeezed to, a multiple of 32; the checkpoint's own unless given.
       dtype: Computation type; bfloat16 is the fast mode on GPUs and TPUs.
     """
     if not (points or boxes or mask):
@@ -71,7 +73,9 @@ def track(
     folder = output / (video.resolve().name if video.is_dir() else video.resolve().stem)
     shown = folder.with_name(folder.name + ".mp4")
     _check_place(folder, shown if overlay else None, video, [mask] if mask else [])
-    predictor = SAM2VideoPredictor(load_model(checkpoint, refiner=refiner, dtype=dtype), fill_hole_area=fill_hole_area)
+    predictor = SAM2VideoPredictor(
+        load_model(checkpoint, refiner=refiner, image_size=image_size, dtype=dtype), fill_hole_area=fill_hole_area
+    )
     state = predictor.init_state(video, history=HISTORY)
     if mask:
         numbered = read_objects(mask, (state.video_height, state.video_width))

@@ -180,10 +180,16 @@ class SAM2AutomaticMaskGenerator:
 
     @classmethod
     def from_pretrained(
-        cls, model_id: str, *, refiner: str | None = None, dtype: DTypeLike = jnp.float32, **kwargs: Any
+        cls,
+        model_id: str,
+        *,
+        refiner: str | None = None,
+        image_size: int | None = None,
+        dtype: DTypeLike = jnp.float32,
+        **kwargs: Any,
     ) -> "SAM2AutomaticMaskGenerator":
         """A generator with the model that `load_model` gives; `kwargs` go to the constructor."""
-        return cls(load_model(model_id, refiner=refiner, dtype=dtype), **kwargs)
+        return cls(load_model(model_id, refiner=refiner, image_size=image_size, dtype=dtype), **kwargs)
 
     def generate(self, image: Photo) -> list[dict[str, Any]]:
         """Masks of all that is in a photo.

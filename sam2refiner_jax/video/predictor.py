@@ -107,10 +107,16 @@ class SAM2VideoPredictor:
 
     @classmethod
     def from_pretrained(
-        cls, model_id: str, *, refiner: str | None = None, dtype: DTypeLike = jnp.float32, **kwargs: Any
+        cls,
+        model_id: str,
+        *,
+        refiner: str | None = None,
+        image_size: int | None = None,
+        dtype: DTypeLike = jnp.float32,
+        **kwargs: Any,
     ) -> "SAM2VideoPredictor":
         """A predictor with the model that `load_model` gives; `kwargs` go to the constructor."""
-        return cls(load_model(model_id, refiner=refiner, dtype=dtype), **kwargs)
+        return cls(load_model(model_id, refiner=refiner, image_size=image_size, dtype=dtype), **kwargs)
 
     @property
     def device(self) -> jax.Device:

@@ -50,7 +50,11 @@ def test_davis_frames_are_averaged_by_clip(davis, tmp_path):
 @pytest.mark.parametrize(
     ("command", "arguments", "message"),
     [
-        (image, ("--model", "box", "--refiner", "x"), "a refiner needs the model sam2refiner, got box"),
+        (
+            image,
+            ("--model", "box", "--refiner", "x"),
+            "a refiner and an image_size need the model sam2refiner, got box",
+        ),
         (
             image,
             ("--model", "box", "--refiners", "x"),

@@ -8,14 +8,16 @@ import scipy.ndimage
 import torch
 from flax import nnx
 from sam_ref import cut
+from small import refining_model
 from torch.nn import functional as F  # noqa: N812
 from training import make_pairs, tiny_config
 
+from sam2refiner_jax import save_model
 from sam2refiner_jax.checkpoints import read_refiner
 from sam2refiner_jax.refiners import SAMRefConfig
 from sam2refiner_jax.refiners.base import Blend
 from sam2refiner_jax.train.blend_losses import blend_losses, boundary_band, normalised_focal_loss
-from sam2refiner_jax.train.config import LossConfig
+from sam2refiner_jax.train.config import LossConfig, ModelConfig
 from sam2refiner_jax.train.loop import train
 from sam2refiner_jax.train.parts import starting_model
 
@@ -99,6 +101,14 @@ def test_every_weight_learns_over_rounds_of_clicks(tmp_path):
     learned = {name: np.asarray(value) for name, value in read_refiner(tmp_path / "run" / "refiner")[2].items()}
     assert set(learned) == set(start)
     assert [name for name in start if np.array_equal(learned[name], start[name])] == []
+
+
+def test_a_checkpoints_refiner_of_another_kind_is_not_trained_on(tmp_path):
+    save_model(refining_model(), tmp_path / "model")
+    for refiner, kind, kept in ((SAMRefConfig(width=8, blocks=1), "sam_ref", False), (None, "sam2refiner", True)):
+        model = starting_model(ModelConfig(checkpoint=str(tmp_path / "model"), refiner=refiner), seed=0)
+        assert model.refiner.kind == kind
+        assert (model.refiner.config == refining_model().refiner.config) is kept
 
 
 def test_bad_losses(tmp_path):

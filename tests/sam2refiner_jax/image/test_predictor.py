@@ -8,22 +8,23 @@ from official import build_official, official_image_predictor, ours_of_few_block
 from PIL import Image
 from small import small_model
 
-from sam2refiner_jax import SAM2ImagePredictor
+from sam2refiner_jax import SAM2ImagePredictor, load_model, save_model
 from sam2refiner_jax.image.predictor import decode_prompts, encode_photos
 from sam2refiner_jax.image.prompts import pack_prompts, read_prompts
 
 
-def both_predictors(name, size):
+def both_predictors(name, size, folder):
     official = randomise(build_official(name, few_blocks=True, image_size=size))
     theirs = official_image_predictor(official)
     theirs._bb_feat_sizes = [(size // stride,) * 2 for stride in (4, 8, 16)]  # it knows no size but the released one
-    return theirs, SAM2ImagePredictor(ours_of_few_blocks(official, name, size))
+    save_model(ours_of_few_blocks(official, name, 1024), folder)
+    return theirs, SAM2ImagePredictor(load_model(folder, image_size=size))
 
 
 @pytest.fixture(scope="module")
-def predictors():
-    """`test_sam2` has whole trunks and the released size; prompts and photos come and go in the same way at any."""
-    return both_predictors("sam2.1_hiera_t", 256)
+def predictors(tmp_path_factory):
+    """`test_sam2` has whole trunks and the released size; a checkpoint of it does the same at any."""
+    return both_predictors("sam2.1_hiera_t", 256, tmp_path_factory.mktemp("model") / "few")
 
 
 @pytest.fixture(scope="module")
@@ -268,8 +269,8 @@ def test_image_embedding_equals_official(on_photo, photo):
     assert np.linalg.norm(embedding - expected) <= 1e-5 * np.linalg.norm(expected)
 
 
-def test_sam2_0_equals_official_at_another_input_size(photo):
-    predictors = both_predictors("sam2_hiera_t", 128)
+def test_sam2_0_equals_official_at_another_input_size(photo, tmp_path):
+    predictors = both_predictors("sam2_hiera_t", 128, tmp_path / "few")
     for predictor in predictors:
         predictor.set_image(photo)
     assert_equal_predictions(predictors, **prompts_for(photo, 3, 1))
