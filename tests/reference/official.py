@@ -5,14 +5,15 @@ import dataclasses
 import functools
 import sys
 import types
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import torch
 
 from sam2refiner_jax import PRESETS, SAM2
-from sam2refiner_jax.checkpoints import describe_weights, model_from_weights
-from sam2refiner_jax.convert import weights_from_official
+from sam2refiner_jax.checkpoints import BUNDLED, describe_weights, model_from_weights
+from sam2refiner_jax.convert import export_checkpoint, weights_from_official
 from sam2refiner_jax.convert.naming import official_key, our_layout, torch_axes
 
 # All kinds of block that a trunk has: the first of a stage and others, within windows and over the whole map.
@@ -97,6 +98,42 @@ def build_official(
     torch.manual_seed(0)
     build = build_sam2_video_predictor if video else build_sam2
     return build(f"configs/{name.split('_')[0]}/{name}.yaml", checkpoint, device="cpu", hydra_overrides_extra=extra)
+
+
+# What masks of photos do not need; of other sizes in a model of narrow layers.
+OF_VIDEOS = ("memory_", "mask_downsample", "maskmem_", "obj_ptr_", "no_obj_", "no_mem_pos_enc")
+
+
+def official_nano(folder: Path) -> torch.nn.Module:
+    """The official modules with the weights of the small model in the package, exported to a file in `folder`."""
+    from sam2.modeling.sam.transformer import TwoWayTransformer
+    from sam2.modeling.sam2_utils import MLP
+
+    config = PRESETS["sam2_nano"]
+    trunk, dim = config.trunk, config.hidden_dim
+    official = build_official(
+        "sam2.1_hiera_t",
+        **{
+            "image_size": config.image_size,
+            "image_encoder.trunk.embed_dim": trunk.embed_dim,
+            "image_encoder.trunk.stages": list(trunk.stages),
+            "image_encoder.trunk.global_att_blocks": list(trunk.global_att_blocks),
+            "image_encoder.trunk.window_spec": list(trunk.window_spec),
+            "image_encoder.neck.d_model": dim,
+            "image_encoder.neck.backbone_channel_list": list(reversed(trunk.stage_dims)),
+            "image_encoder.neck.position_encoding.num_pos_feats": dim,
+        },
+    )
+    decoder = official.sam_mask_decoder  # the package gives its layers the width of the released models
+    decoder.transformer = TwoWayTransformer(depth=2, embedding_dim=dim, mlp_dim=config.mlp_dim, num_heads=8)
+    decoder.iou_prediction_head = MLP(dim, dim, decoder.num_mask_tokens, 3, sigmoid_output=True)
+    export_checkpoint(BUNDLED["nano"], folder / "nano.pt")
+    tensors = torch.load(folder / "nano.pt", weights_only=True)["model"]
+    tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith(OF_VIDEOS)}
+    missing, unexpected = official.load_state_dict(tensors, strict=False)
+    assert not unexpected
+    assert all(key.startswith(OF_VIDEOS) for key in missing)
+    return official.eval()
 
 
 def randomise(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
