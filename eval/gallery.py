@@ -8,12 +8,13 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from ..image.overlay import draw_overlay
+from .image import read_item
 from .image_sets import Benchmark
-from .metrics import iou, truth_of
+from .metrics import iou
 from .plots import gains, main_prompt, new_figure, save_figure
 from .run_folder import Record
 from .segmenters import Segmenter
-from .truth_prompts import Prompt, folder_of_masks, prompt_from_mask, prompt_from_truth, read_rough_mask
+from .truth_prompts import Prompt
 
 __all__ = ["draw_gallery"]
 
@@ -47,9 +48,8 @@ def draw_gallery(
     figure = new_figure(3.0 * columns, 2.3 * len(rows))
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for row, (sort, record) in zip(grid, rows, strict=True):
-        sample = by_name[record["benchmark"]].source[record["index"]]
-        photo, truth = sample["image"], truth_of(sample["mask"])
-        given = _prompt(prompt, truth, record["name"], seed)
+        item = read_item(by_name[record["benchmark"]], record["index"], (prompt,))
+        photo, truth, given = item.photo, item.truth, item.prompt(prompt, seed)
         pictures = [(f"{sort}: {record['name']}", _prompted(photo, given))]
         encoded = segmenter.encode([photo])
         for kind in segmenter.kinds:
@@ -67,12 +67,6 @@ def draw_gallery(
 
 def _final_iou(record: Record, prompt: str) -> float:
     return [result["iou"] for result in record["results"] if result["prompt"] == prompt][-1]
-
-
-def _prompt(kind: str, truth: Bool[np.ndarray, "h w"], name: str, seed: int) -> Prompt | None:
-    if (folder := folder_of_masks(kind)) is not None:
-        return prompt_from_mask(read_rough_mask(folder, name, (truth.shape[0], truth.shape[1])))
-    return prompt_from_truth(kind, truth, name, seed)
 
 
 def _prompted(photo: UInt8[np.ndarray, "h w 3"], prompt: Prompt | None) -> UInt8[np.ndarray, "_ _ 3"]:

@@ -27,7 +27,17 @@ from .truth_prompts import (
     read_rough_mask,
 )
 
-__all__ = ["GIVEN", "MAX_CLICKS", "NOC_TARGETS", "Clock", "ImageSettings", "Item", "LeftOut", "evaluate_images"]
+__all__ = [
+    "GIVEN",
+    "MAX_CLICKS",
+    "NOC_TARGETS",
+    "Clock",
+    "ImageSettings",
+    "Item",
+    "LeftOut",
+    "evaluate_images",
+    "read_item",
+]
 
 # The usual targets of IoU for the number of clicks, in percent, and the usual limit.
 NOC_TARGETS = (85, 90)
@@ -155,22 +165,32 @@ def evaluate_images(
     return left_out
 
 
+def read_item(benchmark: Benchmark, index: int, prompts: Sequence[str]) -> Item:
+    """An item, with the rough masks that are among its prompts.
+
+    Raises:
+      ValueError: naming the file, if one is missing or cannot be read.
+    """
+    sample = benchmark.source[index]
+    truth = truth_of(sample["mask"])
+    name, size = benchmark.source.name_of(index), (truth.shape[0], truth.shape[1])
+    folders = {kind: folder for kind in prompts if (folder := folder_of_masks(kind)) is not None}
+    rough = {kind: read_rough_mask(folder, name, size) for kind, folder in folders.items()}
+    return Item(benchmark, index, sample["image"], truth, rough)
+
+
 def _read(
     benchmark: Benchmark, indices: Sequence[int], prompts: Sequence[str], left_out: list[LeftOut]
 ) -> Iterator[Item]:
-    folders = {kind: folder for kind in prompts if (folder := folder_of_masks(kind)) is not None}
     for index in indices:
         name = benchmark.source.name_of(index)
         try:
-            sample = benchmark.source[index]
-            truth = truth_of(sample["mask"])
-            size = truth.shape[0], truth.shape[1]
-            rough = {kind: read_rough_mask(folder, name, size) for kind, folder in folders.items()}
+            item = read_item(benchmark, index, prompts)
         except ValueError as error:
             left_out.append(LeftOut(benchmark.name, name, str(error), unread=not isinstance(error, EmptyMaskError)))
             continue
-        if truth.any():
-            yield Item(benchmark, index, sample["image"], truth, rough)
+        if item.truth.any():
+            yield item
         else:
             left_out.append(LeftOut(benchmark.name, name, "the truth is empty"))
 

@@ -69,7 +69,6 @@ def everything_in_photo(generator: SAM2AutomaticMaskGenerator, path: Path, outpu
     """
     photo = read_photo(path)
     found = generator.generate(photo)
-    masks = [each["segmentation"] for each in found]
     annotations: list[dict[str, Any]] = [
         {
             "id": number,
@@ -77,15 +76,15 @@ def everything_in_photo(generator: SAM2AutomaticMaskGenerator, path: Path, outpu
             "category_id": CATEGORY["id"],
             "iscrowd": 0,
             **each,
-            "segmentation": compressed_run_lengths(mask),
+            "segmentation": compressed_run_lengths(each["segmentation"]),
         }
-        for number, (each, mask) in enumerate(zip(found, masks, strict=True), start=1)
+        for number, each in enumerate(found, start=1)
     ]
     image = {"id": 1, "file_name": path.name, "height": photo.shape[0], "width": photo.shape[1]}
     document = {"images": [image], "categories": [CATEGORY], "annotations": annotations}
     scores, picture = files_of_everything(path, output)
     save_document(document, scores, source_of(path))
-    largest_first = sorted(masks, key=lambda mask: -int(mask.sum()))
-    shown = np.stack(largest_first) if masks else np.zeros((0, *photo.shape[:2]), bool)
+    largest_first = [each["segmentation"] for each in sorted(found, key=lambda each: -each["area"])]
+    shown = np.stack(largest_first) if largest_first else np.zeros((0, *photo.shape[:2]), bool)
     save_picture(Image.fromarray(draw_overlay(photo, shown)), picture, source_of(path))
     return picture

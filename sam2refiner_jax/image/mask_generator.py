@@ -1,31 +1,35 @@
 """SAM2AutomaticMaskGenerator: masks of all that is in a photo, with the interface of the official package 1.1.0."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from ..checkpoints import load_model
 from ..nn.mask_decoder import select_single_mask
 from ..nn.prompt_encoder import LOGIT_LIMIT, Prompts
+from ..pretrained import FromPretrained
 from ..sam2 import SAM2
 from .boxes import corners_of
 from .coco import compressed_run_lengths, run_lengths
 from .crops import Crop, crops_of, near_inner_edge, point_grid
 from .mask_measures import Grid, draw_masks, measure_masks, without_duplicates
 from .postprocess import fill_holes_and_remove_specks
-from .predictor import PhotoFeatures, decode_prompts, encode_photos
-from .preprocess import Photo, as_rgb, preprocess_image, preprocess_views
+from .predictor import PhotoFeatures, decode_prompts, features_of
+from .preprocess import Photo, as_rgb
 from .prompts import bucket, pack_prompts, read_prompts
 
-__all__ = ["OUTPUT_MODES", "SAM2AutomaticMaskGenerator"]
+__all__ = ["SAM2AutomaticMaskGenerator"]
 
-OUTPUT_MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
+# The forms of a mask, by `output_mode`.
+FORMS: dict[str, Callable[[Bool[np.ndarray, "h w"]], Any]] = {
+    "binary_mask": lambda mask: mask,
+    "uncompressed_rle": run_lengths,
+    "coco_rle": compressed_run_lengths,
+}
 # Masks that are measured, drawn or refined at once, and the least number of boxes of which duplicates are removed.
 CHUNK, FEWEST = 16, 64
 
@@ -88,7 +92,7 @@ class View:
         return Grid(self.size, self.photo_size)
 
 
-class SAM2AutomaticMaskGenerator:
+class SAM2AutomaticMaskGenerator(FromPretrained):
     """Asks for the masks at a grid of points, and gives those that are good, stable, and not given already.
 
     Thresholds, stability, boxes and duplicates are decided on the device at static shapes; only masks that are given
@@ -143,8 +147,8 @@ class SAM2AutomaticMaskGenerator:
     ):
         if (points_per_side is None) == (point_grids is None):
             raise ValueError("give either points_per_side or point_grids")
-        if output_mode not in OUTPUT_MODES:
-            raise ValueError(f"output_mode must be one of {', '.join(OUTPUT_MODES)}, got {output_mode!r}")
+        if output_mode not in FORMS:
+            raise ValueError(f"output_mode must be one of {', '.join(FORMS)}, got {output_mode!r}")
         if points_per_batch < 1 or crop_n_layers < 0:
             raise ValueError(
                 f"points_per_batch must be at least 1 and crop_n_layers 0, got {points_per_batch} and {crop_n_layers}"
@@ -178,19 +182,6 @@ class SAM2AutomaticMaskGenerator:
         self.multimask_output = multimask_output
         self.refine = model.refiner is not None if refine is None else refine
 
-    @classmethod
-    def from_pretrained(
-        cls,
-        model_id: str,
-        *,
-        refiner: str | None = None,
-        image_size: int | None = None,
-        dtype: DTypeLike = jnp.float32,
-        **kwargs: Any,
-    ) -> "SAM2AutomaticMaskGenerator":
-        """A generator with the model that `load_model` gives; `kwargs` go to the constructor."""
-        return cls(load_model(model_id, refiner=refiner, image_size=image_size, dtype=dtype), **kwargs)
-
     def generate(self, image: Photo) -> list[dict[str, Any]]:
         """Masks of all that is in a photo.
 
@@ -216,10 +207,7 @@ class SAM2AutomaticMaskGenerator:
         """The masks to give that are found in a crop."""
         x0, y0, x1, y1 = crop.box
         part = photo[y0:y1, x0:x1]
-        size, refiner = self.model.config.image_size, self.model.refiner
-        views = preprocess_views([part], size, refiner.source_boxes) if refiner and refiner.source_boxes else None
-        features = encode_photos(self.model, preprocess_image(part, size)[None], views)
-        view = View(crop, (photo.shape[0], photo.shape[1]), features)
+        view = View(crop, (photo.shape[0], photo.shape[1]), features_of(self.model, [part]))
         points = (self.point_grids[crop.layer] * np.array([x1 - x0, y1 - y0])).astype(np.float32)
         batches = range(0, len(points), self.points_per_batch)
         candidates = [c for start in batches for c in self._at_points(view, points[start:][: self.points_per_batch])]
@@ -254,10 +242,10 @@ class SAM2AutomaticMaskGenerator:
             for row in map(int, np.flatnonzero(passes)):
                 index = int(chosen[row])
                 yield Candidate(
-                    _row(masks, row),
+                    _take(masks, row),
                     1 + index % each if self.multimask_output and given is None else 0,
                     points[index // each],
-                    _row(given, index) if given is not None and self.refine else None,
+                    _take(given, index) if given is not None and self.refine else None,
                     float(ious[index]),
                     float(stability[row]),
                     boxes[row],
@@ -305,9 +293,8 @@ class SAM2AutomaticMaskGenerator:
         mask = np.zeros((height, width), bool)
         mask[y0:y1, x0:x1] = np.unpackbits(found.packed, axis=-1)[: y1 - y0, : x1 - x0]
         candidate = found.candidate
-        forms = {"binary_mask": lambda: mask, "uncompressed_rle": lambda: run_lengths(mask)}
         return {
-            "segmentation": forms.get(self.output_mode, lambda: compressed_run_lengths(mask))(),
+            "segmentation": FORMS[self.output_mode](mask),
             "area": int(mask.sum()),
             "bbox": _corner_and_sides(np.array(corners_of(mask)) if self.refine else candidate.box),
             "predicted_iou": candidate.predicted_iou,
@@ -335,13 +322,9 @@ def _refine_chosen(
 
 
 @jax.jit
-def _take(x: Array, rows: Int[Array | np.ndarray, " k"]) -> Array:
+def _take(x: Array, rows: Int[Array | np.ndarray, "*k"] | int) -> Array:
+    """Rows, or one: compiled for their number, not for which they are."""
     return x[rows]
-
-
-@jax.jit
-def _row(x: Array, row: Int[Array, ""] | int) -> Array:
-    return x[row]
 
 
 def _stack(rows: Sequence[Any], count: int) -> Float[Array, "{count} m m"]:

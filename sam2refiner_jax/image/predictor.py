@@ -7,14 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 from numpy.typing import ArrayLike
 
-from ..checkpoints import load_model
 from ..features import ImageFeatures
 from ..nn.mask_decoder import select_single_mask
 from ..nn.prompt_encoder import LOGIT_LIMIT, Prompts
+from ..pretrained import FromPretrained
 from ..sam2 import SAM2
 from .conversation import Asked, Conversation
 from .postprocess import fill_holes_and_remove_specks, resize_masks
@@ -81,6 +80,16 @@ def encode_photos(
     return PhotoFeatures(features, embedding, augmented)
 
 
+def features_of(model: SAM2, photos: Sequence[Photo]) -> PhotoFeatures:
+    """Features of photos as they came, of any sizes."""
+    size, refiner = model.config.image_size, model.refiner
+    inputs = np.stack([preprocess_image(photo, size) for photo in photos])
+    views = None
+    if refiner is not None and refiner.source_boxes:
+        views = preprocess_views(photos, size, refiner.source_boxes)
+    return encode_photos(model, inputs, views)
+
+
 @jax.jit
 def decode_prompts(
     model: SAM2, photos: PhotoFeatures, photo_index: Int[Array | np.ndarray, " objects"], prompts: Prompts
@@ -124,7 +133,7 @@ def refine_prompts(
     return RefinedMasks(masks, masks if model.refiner.stride == 4 else coarse, iou, refined.carry)
 
 
-class SAM2ImagePredictor:
+class SAM2ImagePredictor(FromPretrained):
     """Computes a photo's features once, then predicts masks for any number of prompts.
 
     Everything compiled has static shapes: one compilation of the encoder serves photos of all sizes, one of the
@@ -149,19 +158,6 @@ class SAM2ImagePredictor:
         self.max_hole_area = max_hole_area
         self.max_sprinkle_area = max_sprinkle_area
         self.reset_predictor()
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        model_id: str,
-        *,
-        refiner: str | None = None,
-        image_size: int | None = None,
-        dtype: DTypeLike = jnp.float32,
-        **kwargs: float,
-    ) -> "SAM2ImagePredictor":
-        """A predictor with the model that `load_model` gives; `kwargs` go to the constructor."""
-        return cls(load_model(model_id, refiner=refiner, image_size=image_size, dtype=dtype), **kwargs)
 
     @property
     def device(self) -> jax.Device:
@@ -282,12 +278,7 @@ class SAM2ImagePredictor:
     def _set_photos(self, photos: Sequence[Photo]) -> None:
         self.reset_predictor()
         rgb = [as_rgb(photo) for photo in photos]
-        size, refiner = self.model.config.image_size, self.model.refiner
-        inputs = np.stack([preprocess_image(photo, size) for photo in rgb])
-        views = None
-        if refiner is not None and refiner.source_boxes:
-            views = preprocess_views(rgb, size, refiner.source_boxes)
-        self._photos = encode_photos(self.model, inputs, views)
+        self._photos = features_of(self.model, rgb)
         self._photo_sizes = [photo.shape[:2] for photo in rgb]
 
     def _read_prompts(self, photo: int, coords, labels, box, mask_input, normalize_coords) -> ObjectPrompts:

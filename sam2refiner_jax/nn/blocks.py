@@ -75,17 +75,16 @@ def conv3x3_from_blocks(layer: nnx.Conv, x: Float[Array, "b h w c4"]) -> Float[A
     b, h, w, _ = x.shape
     places = (x.reshape(-1, 4 * c) @ kernel).reshape(b, h, w, 4, 4, k)
 
-    def overlap(own, axis, place):
-        """Adds what the blocks before and after put beyond their own two pixels, which are places 1 and 2 of four."""
-        first, last = (jax.lax.slice_in_dim(own, i, i + 1, axis=place) for i in (0, 3))
-        size = own.shape[axis]
-        before = jnp.pad(jax.lax.slice_in_dim(last, 0, size - 1, axis=axis), _one(own.ndim, axis, (1, 0)))
-        after = jnp.pad(jax.lax.slice_in_dim(first, 1, size, axis=axis), _one(own.ndim, axis, (0, 1)))
-        return jax.lax.slice_in_dim(own, 1, 3, axis=place) + jnp.concatenate([before, after], axis=place)
+    def overlap(places):
+        """Adds what the rows of blocks before and after put beyond their own two rows of pixels, 1 and 2 of four."""
+        beside = [(0, 0)] * 4
+        before = jnp.pad(places[:, :-1, :, 3:], [(0, 0), (1, 0), *beside])
+        after = jnp.pad(places[:, 1:, :, :1], [(0, 0), (0, 1), *beside])
+        return places[:, :, :, 1:3] + jnp.concatenate([before, after], axis=3)
 
-    places = overlap(overlap(places, 1, 3), 2, 4)
+    def turned(places):
+        """Columns for rows."""
+        return places.transpose(0, 2, 1, 4, 3, 5)
+
+    places = turned(overlap(turned(overlap(places))))
     return from_blocks(places.reshape(b, h, w, 4 * k)) + bias
-
-
-def _one(ndim: int, axis: int, widths: tuple[int, int]) -> list[tuple[int, int]]:
-    return [widths if i == axis else (0, 0) for i in range(ndim)]

@@ -51,10 +51,3 @@ class ImageEncoder(nnx.Module):
     def __init__(self, config: SAM2Config, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.trunk = Hiera(config.trunk, dtype=dtype, rngs=rngs)
         self.neck = FpnNeck(config.trunk.stage_dims, config.hidden_dim, dtype=dtype, rngs=rngs)
-
-    def __call__(
-        self, image: Float[Array, "b s s 3"]
-    ) -> tuple[tuple[Float[Array, "b _ _ _"], ...], tuple[Float[Array, "b _ _ c"], ...]]:
-        """The trunk's four stage outputs and the neck's three levels, highest resolution first."""
-        stages = self.trunk(image)
-        return stages, self.neck(stages)

@@ -11,7 +11,6 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 from numpy.typing import ArrayLike
 
-from ..checkpoints import load_model
 from ..features import ImageFeatures
 from ..image.conversation import Asked, Conversation
 from ..image.postprocess import fill_holes, resize_masks
@@ -19,6 +18,7 @@ from ..image.preprocess import Photo
 from ..image.prompts import ObjectPrompts, bucket, pack_prompts, read_prompts, to_numpy
 from ..nn.prompt_encoder import LOGIT_LIMIT, NOT_A_POINT, Prompts
 from ..nn.resize import antialiased_matrix
+from ..pretrained import FromPretrained
 from ..sam2 import SAM2
 from .frames import FrameStream, open_frames
 from .memory_bank import ObjectFrames
@@ -59,7 +59,7 @@ def _encode_prompted(model: SAM2, features: ImageFeatures, found: Segmentation) 
     return encode_memory(model, features, image, input_size_masks(model, found), scores, prompted=True)
 
 
-class SAM2VideoPredictor:
+class SAM2VideoPredictor(FromPretrained):
     """Tracks any number of objects through a video, from clicks, boxes or masks on any of its frames.
 
     A frame is encoded once, and all objects are tracked in it by one compiled step of static shape: frame numbers,
@@ -104,19 +104,6 @@ class SAM2VideoPredictor:
         self.clear_non_cond_mem_around_input = clear_non_cond_mem_around_input
         self.add_all_frames_to_correct_as_cond = add_all_frames_to_correct_as_cond
         self.memory_dtype = jnp.dtype(memory_dtype)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        model_id: str,
-        *,
-        refiner: str | None = None,
-        image_size: int | None = None,
-        dtype: DTypeLike = jnp.float32,
-        **kwargs: Any,
-    ) -> "SAM2VideoPredictor":
-        """A predictor with the model that `load_model` gives; `kwargs` go to the constructor."""
-        return cls(load_model(model_id, refiner=refiner, image_size=image_size, dtype=dtype), **kwargs)
 
     @property
     def device(self) -> jax.Device:

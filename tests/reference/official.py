@@ -179,7 +179,13 @@ def official_image_predictor(official: torch.nn.Module, **kwargs):
     with torchvision_stand_in():
         from sam2.sam2_image_predictor import SAM2ImagePredictor
 
-        return SAM2ImagePredictor(official, **kwargs)
+        return at_its_size(SAM2ImagePredictor(official, **kwargs))
+
+
+def at_its_size(predictor):
+    """An official predictor, which knows no size but the released one, made to know its model's."""
+    predictor._bb_feat_sizes = [(predictor.model.image_size // stride,) * 2 for stride in (4, 8, 16)]
+    return predictor
 
 
 def official_mask_generator(official: torch.nn.Module, **kwargs):
@@ -187,8 +193,7 @@ def official_mask_generator(official: torch.nn.Module, **kwargs):
         from sam2.automatic_mask_generator import SAM2AutomaticMaskGenerator
 
         generator = SAM2AutomaticMaskGenerator(official, **kwargs)
-    strides = (4, 8, 16)  # its predictor knows no size but the released one
-    generator.predictor._bb_feat_sizes = [(official.image_size // stride,) * 2 for stride in strides]
+    at_its_size(generator.predictor)
     return generator
 
 

@@ -16,7 +16,6 @@ from sam2refiner_jax.image.prompts import pack_prompts, read_prompts
 def both_predictors(name, size, folder):
     official = randomise(build_official(name, few_blocks=True, image_size=size))
     theirs = official_image_predictor(official)
-    theirs._bb_feat_sizes = [(size // stride,) * 2 for stride in (4, 8, 16)]  # it knows no size but the released one
     save_model(ours_of_few_blocks(official, name, 1024), folder)
     return theirs, SAM2ImagePredictor(load_model(folder, image_size=size))
 
