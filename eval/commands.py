@@ -9,6 +9,7 @@ from tyro.conf import Positional
 
 from ..checkpoints import DEFAULT_CHECKPOINT, load_model
 from ..data.clips import Clip, find_layout, open_clips, read_names
+from ..image.canvas import Fit
 from ..sam2 import SAM2
 from ..video.predictor import SAM2VideoPredictor
 from .ablation import ABLATION_REPORT, find_refiners, models_of, write_ablation_report
@@ -44,6 +45,7 @@ def image(
     limit: int | None = None,
     photos_per_device: int = 1,
     image_size: int | None = None,
+    fit: Fit = "squeeze",
     dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> None:
     """Evaluate masks of images: boxes, points, rough masks and interactive clicks, on any set of images with masks.
@@ -68,7 +70,8 @@ def image(
       seed: Of the random points.
       limit: Evaluate only the first so many items of each set.
       photos_per_device: How many photos each device works on at once.
-      image_size: Side of the square that photos are squeezed to, a multiple of 32; the checkpoint's own unless given.
+      image_size: Side of the model's square input, a multiple of 32; the checkpoint's own unless given.
+      fit: Squeeze photos to the model's square input, as the official package does, or pad them to a square first.
       dtype: Computation type; bfloat16 is the fast mode on GPUs and TPUs.
     """
     settings = ImageSettings(prompts, seed, limit)
@@ -85,11 +88,12 @@ def image(
             named,
             COMPARISON_REPORT,
             photos_per_device,
+            fit,
         )
         print(write_comparison(output, summaries, Path(checkpoint).name))
         _print_place(output, left_out)
         return
-    segmenter = _open_segmenter(model, checkpoint, refiner, image_size, dtype, photos_per_device)
+    segmenter = _open_segmenter(model, checkpoint, refiner, image_size, fit, dtype, photos_per_device)
     run = RunFolder(output, _image_settings(segmenter, benchmarks, settings), IMAGE_REPORT)
     clock = Clock()
     left_out = evaluate_images(segmenter, benchmarks, settings, run, clock)
@@ -229,6 +233,7 @@ def _evaluate_models(
     named: dict[str, Any],
     report: tuple[str, ...],
     photos_per_device: int = 1,
+    fit: Fit = "squeeze",
 ) -> tuple[dict[str, Summary], list[LeftOut]]:
     """Evaluates each of the models in a folder of its name, once the folder of all is known to be free or this run's.
 
@@ -240,17 +245,26 @@ def _evaluate_models(
 
     of_all = {**named, "sets": [benchmark.spec for benchmark in benchmarks], "limit": settings.limit}
     RunFolder(output, of_all, report)
-    return evaluate_models(load(), benchmarks, settings, open_run, Clock(), photos_per_device=photos_per_device)
+    models = load()
+    return evaluate_models(
+        models, benchmarks, settings, open_run, Clock(), photos_per_device=photos_per_device, fit=fit
+    )
 
 
 def _open_segmenter(
-    model: Model, checkpoint: str, refiner: Path | None, image_size: int | None, dtype: str, photos: int
+    model: Model,
+    checkpoint: str,
+    refiner: Path | None,
+    image_size: int | None,
+    fit: Fit,
+    dtype: str,
+    photos: int,
 ) -> Segmenter:
     if model == "sam2refiner":
         loaded = load_model(checkpoint, refiner=refiner, image_size=image_size, dtype=dtype)
-        return JaxSegmenter(loaded, _model_name(checkpoint, refiner), photos_per_device=photos)
-    if refiner is not None or image_size is not None:
-        raise ValueError(f"a refiner and an image_size need the model sam2refiner, got {model}")
+        return JaxSegmenter(loaded, _model_name(checkpoint, refiner), photos_per_device=photos, fit=fit)
+    if refiner is not None or image_size is not None or fit != "squeeze":
+        raise ValueError(f"a refiner, an image_size and a fit need the model sam2refiner, got {model}")
     if model == "sam2":
         return open_official_segmenter(checkpoint)
     return GrabCut() if model == "grabcut" else FilledBox()

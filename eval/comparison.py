@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ..checkpoints import load_refiner
+from ..image.canvas import Fit
 from ..sam2 import SAM2
 from .image import GIVEN, Clock, ImageSettings, LeftOut, evaluate_images
 from .image_sets import Benchmark
@@ -27,6 +28,7 @@ def evaluate_models(
     clock: Clock,
     *,
     photos_per_device: int = 1,
+    fit: Fit = "squeeze",
 ) -> tuple[dict[str, Summary], list[LeftOut]]:
     """Evaluates models one after the other, each with its own report: of those with a refiner, its masks.
 
@@ -37,6 +39,7 @@ def evaluate_models(
       open_run: gives the folder of a model's run.
       clock: for the time.
       photos_per_device: how many photos each device works on at once.
+      fit: whether photos are squeezed or padded to a square.
 
     Returns:
       The means of each model, and the items that could not be evaluated.
@@ -44,7 +47,7 @@ def evaluate_models(
     summaries, left_out = {}, []
     for name, model in models.items():
         kinds = (COARSE if model.refiner is None else REFINED,)
-        segmenter = JaxSegmenter(model, name, kinds=kinds, photos_per_device=photos_per_device)
+        segmenter = JaxSegmenter(model, name, kinds=kinds, photos_per_device=photos_per_device, fit=fit)
         run = open_run(name, segmenter)
         left_out = evaluate_images(segmenter, benchmarks, settings, run, clock)
         write_image_report(segmenter, benchmarks, settings, run, left_out, clock)

@@ -12,6 +12,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, UInt8
 
+from ..image.canvas import Fit, canvas_of
 from ..image.postprocess import resize_masks
 from ..image.predictor import Masks, PhotoFeatures, RefinedMasks, decode_prompts, encode_photos
 from ..image.predictor import refine_prompts as refine_batch
@@ -49,6 +50,7 @@ class JaxSegmenter:
       kinds: the masks to make; all that it can make unless given.
       photos_per_device: that each device takes at once.
       devices: to use; by default all of this process.
+      fit: whether photos are squeezed to the model's square input or padded to a square.
     """
 
     def __init__(
@@ -59,9 +61,11 @@ class JaxSegmenter:
         kinds: tuple[str, ...] | None = None,
         photos_per_device: int = 1,
         devices: Sequence[jax.Device] | None = None,
+        fit: Fit = "squeeze",
     ):
         devices = devices or jax.local_devices()
         self.name = name
+        self.fit = fit
         self.kinds = kinds or ((COARSE,) if model.refiner is None else (COARSE, REFINED))
         self.batch_size = photos_per_device * len(devices)
         self._checksum = weights_checksum(model)
@@ -75,14 +79,15 @@ class JaxSegmenter:
             "dtype": model.dtype.name,
             "weights": self._checksum,
             "image_size": model.config.image_size,
+            "fit": self.fit,
         }
 
     def encode(self, photos: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> Encoded:
         size, refiner = self._model.config.image_size, self._model.refiner
-        images = self._filled_up([preprocess_image(photo, size) for photo in photos])
+        images = self._filled_up([preprocess_image(photo, size, fit=self.fit) for photo in photos])
         views = None
         if refiner is not None and refiner.source_boxes:
-            views = self._filled_up(list(preprocess_views(photos, size, refiner.source_boxes)))
+            views = self._filled_up(list(preprocess_views(photos, size, refiner.source_boxes, self.fit)))
         features = _encode(self._model, self._on_devices(images), self._on_devices(views), self._mesh)
         return Encoded(features, [(photo.shape[0], photo.shape[1]) for photo in photos])
 
@@ -102,13 +107,13 @@ class JaxSegmenter:
             masks = low_res = jax.device_get(found.single)
             carry = ()
         return [
-            None if prompt is None else _answer(masks[i], low_res[i], size, [x[i] for x in jax.tree.leaves(carry)])
+            None if prompt is None else self._answer(masks[i], low_res[i], size, [x[i] for x in jax.tree.leaves(carry)])
             for i, (prompt, size) in enumerate(zip(prompts, encoded.sizes, strict=True))
         ]
 
     def _read(self, prompt: Prompt, size: tuple[int, int]) -> ObjectPrompts:
         config = self._model.config
-        prompt = prompt.for_model(config.mask_size)
+        prompt = prompt.for_model(config.mask_size, self.fit)
         return read_prompts(
             prompt.coordinates,
             prompt.labels,
@@ -116,7 +121,12 @@ class JaxSegmenter:
             prompt.logits,
             photo_size=size,
             image_size=config.image_size,
+            fit=self.fit,
         )
+
+    def _answer(self, masks: np.ndarray, low_res: np.ndarray, size: tuple[int, int], carry: Any) -> Answer:
+        mask = resize_masks(masks, size, canvas_of(size, self.fit))[0] > 0
+        return Answer(mask, np.clip(low_res, -LOGIT_LIMIT, LOGIT_LIMIT), carry)
 
     def _carry(self, rows: Sequence[list[np.ndarray] | None]) -> Any:
         """What the refiner carried away from each row's clicks before; of those without any, what it begins with."""
@@ -146,10 +156,6 @@ def weights_checksum(model: SAM2) -> str:
 def _nothing() -> ObjectPrompts:
     """The prompts of a row that nobody looks at."""
     return ObjectPrompts(np.zeros((1, 0, 2), np.float32), np.zeros((1, 0), np.int32), None)
-
-
-def _answer(masks: np.ndarray, low_res: np.ndarray, size: tuple[int, int], carry: Any) -> Answer:
-    return Answer(resize_masks(masks, size)[0] > 0, np.clip(low_res, -LOGIT_LIMIT, LOGIT_LIMIT), carry)
 
 
 # Each device runs the same program on photos of its own; nothing is exchanged.

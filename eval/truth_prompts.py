@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 
 from ..data.masks import EmptyMaskError, read_mask
 from ..image.boxes import box_around
+from ..image.canvas import Fit
 from ..image.rough_masks import prompts_of
 
 __all__ = [
@@ -46,15 +47,16 @@ class Prompt:
     carry: Any = None
     rough: Bool[np.ndarray, "h w"] | None = None
 
-    def for_model(self, mask_size: int) -> "Prompt":
+    def for_model(self, mask_size: int, fit: Fit = "squeeze") -> "Prompt":
         """What a model is given: of a rough mask the box, the clicks and the logits that describe it.
 
         Args:
           mask_size: side of the model's mask prompts.
+          fit: whether photos are squeezed or padded to a square.
         """
         if self.rough is None:
             return self
-        found = prompts_of(self.rough, mask_size)
+        found = prompts_of(self.rough, mask_size, fit)
         points = tuple((float(x), float(y), int(n)) for (x, y), n in zip(found.points, found.labels, strict=True))
         return Prompt(self.box, points, found.mask)
 

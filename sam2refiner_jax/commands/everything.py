@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..image.canvas import Fit
 from ..image.coco import compressed_run_lengths
 from ..image.mask_generator import SAM2AutomaticMaskGenerator
 from ..image.overlay import draw_overlay
@@ -47,10 +48,10 @@ class GridOptions:
     use_m2m: bool = False
     multimask: bool = True
 
-    def generator(self, model: SAM2) -> SAM2AutomaticMaskGenerator:
+    def generator(self, model: SAM2, fit: Fit) -> SAM2AutomaticMaskGenerator:
         """A generator of these."""
         arguments = dataclasses.asdict(self)
-        return SAM2AutomaticMaskGenerator(model, multimask_output=arguments.pop("multimask"), **arguments)
+        return SAM2AutomaticMaskGenerator(model, multimask_output=arguments.pop("multimask"), fit=fit, **arguments)
 
 
 DEFAULT_GRID = GridOptions()

@@ -13,6 +13,7 @@ from tyro.conf import Positional
 from ..checkpoints import DEFAULT_CHECKPOINT, few, load_model
 from ..data.files import PHOTO_SUFFIXES, files_in
 from ..data.masks import VOID, numbers_picture, read_objects
+from ..image.canvas import Fit
 from ..image.coco import run_lengths
 from ..image.predictor import SAM2ImagePredictor
 from ..image.preprocess import read_photo
@@ -34,6 +35,7 @@ def refine(
     keep_below: float = 0.5,
     form: Literal["png", "coco"] = "png",
     image_size: int | None = None,
+    fit: Fit = "squeeze",
     dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> None:
     """Make the rough masks of a folder of photos finer, by prompts found in each mask: no training, no clicks.
@@ -51,7 +53,8 @@ def refine(
       rounds: How often each mask is made finer, from the second time on by its own result.
       keep_below: Smallest IoU of a finer mask with the rough one that is believed.
       form: PNGs, or refine.json with the masks as COCO's uncompressed run lengths.
-      image_size: Side of the square that photos are squeezed to, a multiple of 32; the checkpoint's own unless given.
+      image_size: Side of the model's square input, a multiple of 32; the checkpoint's own unless given.
+      fit: Squeeze photos to the model's square input, as the official package does, or pad them to a square first.
       dtype: Computation type; bfloat16 is the fast mode on GPUs and TPUs.
     """
     if not 0 <= keep_below <= 1:
@@ -64,7 +67,8 @@ def refine(
     check_outputs(written, [file for pair in pairs for file in pair])
     output.mkdir(parents=True, exist_ok=True)
 
-    predictor = SAM2ImagePredictor(load_model(checkpoint, refiner=refiner, image_size=image_size, dtype=dtype))
+    model = load_model(checkpoint, refiner=refiner, image_size=image_size, dtype=dtype)
+    predictor = SAM2ImagePredictor(model, fit=fit)
     entries: list[dict[str, Any]] = []
     failures = []
     for (path, photo_path), (target, source) in zip(tqdm(pairs, unit="mask"), pictures, strict=True):

@@ -16,6 +16,7 @@ from tyro.conf import Positional
 from ..checkpoints import DEFAULT_CHECKPOINT, load_model
 from ..data.files import PHOTO_SUFFIXES, file_named, files_in
 from ..data.masks import read_mask
+from ..image.canvas import Fit, on_canvas
 from ..image.overlay import draw_overlay
 from ..image.predictor import Prediction, SAM2ImagePredictor
 from ..image.preprocess import read_photo
@@ -43,8 +44,13 @@ class PhotoPrompts:
     def __bool__(self) -> bool:
         return bool(self.points or self.boxes or self.mask)
 
-    def arguments(self, photo_size: tuple[int, int], mask_size: int) -> dict[str, Any]:
+    def arguments(self, photo_size: tuple[int, int], mask_size: int, fit: Fit = "squeeze") -> dict[str, Any]:
         """The prompts as arguments of `SAM2ImagePredictor.predict` on a photo of `photo_size` = (height, width).
+
+        Args:
+          photo_size: the photo's height and width.
+          mask_size: side of the model's mask prompts.
+          fit: of the predictor.
 
         Raises:
           ValueError: if clicks are mixed with several boxes, or the mask cannot be read, has another size or is empty.
@@ -58,7 +64,7 @@ class PhotoPrompts:
         if self.boxes:
             arguments["box"] = np.array(self.boxes, np.float32)
         if self.mask:
-            hard = Image.fromarray(read_mask(self.mask, photo_size).astype(np.float32))
+            hard = Image.fromarray(on_canvas(read_mask(self.mask, photo_size).astype(np.float32), fit, 0.0))
             soft = np.asarray(hard.resize((mask_size, mask_size), Image.Resampling.BILINEAR))
             arguments["mask_input"] = soft[None] * MASK_SCALE + MASK_BIAS
         return arguments
@@ -80,6 +86,7 @@ def segment(
     everything: bool = False,
     grid: GridOptions = DEFAULT_GRID,
     image_size: int | None = None,
+    fit: Fit = "squeeze",
     dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> None:
     """Segment a photo, or every photo in a folder, from clicks, boxes or a mask, or everything in it.
@@ -106,7 +113,8 @@ def segment(
       side_by_side: With a refiner, the overlay shows the coarse mask on the left and the refined one on the right.
       everything: Find all masks of the photo, without prompts.
       grid: Where --everything looks, and which masks it takes.
-      image_size: Side of the square that photos are squeezed to, a multiple of 32; the checkpoint's own unless given.
+      image_size: Side of the model's square input, a multiple of 32; the checkpoint's own unless given.
+      fit: Squeeze photos to the model's square input, as the official package does, or pad them to a square first.
       dtype: Computation type; bfloat16 is the fast mode on GPUs and TPUs.
     """
     photos = _find_photos(photo)
@@ -132,12 +140,12 @@ def segment(
 
     model = load_model(checkpoint, refiner=refiner, image_size=image_size, dtype=dtype)
     if everything:
-        generator = grid.generator(model)
+        generator = grid.generator(model, fit)
 
         def do(path: Path, job: PhotoPrompts) -> Path:
             return everything_in_photo(generator, path, output)
     else:
-        predictor = SAM2ImagePredictor(model, max_hole_area=max_hole_area, max_sprinkle_area=max_sprinkle_area)
+        predictor = SAM2ImagePredictor(model, max_hole_area=max_hole_area, max_sprinkle_area=max_sprinkle_area, fit=fit)
 
         def do(path: Path, job: PhotoPrompts) -> Path:
             return segment_photo(predictor, path, job, output, multimask=multimask, side_by_side=side_by_side)
@@ -182,7 +190,8 @@ def segment_photo(
     if side_by_side and predictor.model.refiner is None:
         raise ValueError("side_by_side must be off without a refiner: there is nothing to compare")
     photo = read_photo(path)
-    arguments = prompts.arguments((photo.shape[0], photo.shape[1]), predictor.model.config.mask_size)
+    size = photo.shape[0], photo.shape[1]
+    arguments = prompts.arguments(size, predictor.model.config.mask_size, predictor.fit)
     predictor.set_image(photo)
     prediction = predictor.predict(**arguments, multimask_output=multimask)
     masks, ious = _per_object(prediction)

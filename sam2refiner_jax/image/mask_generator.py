@@ -14,6 +14,7 @@ from ..nn.prompt_encoder import LOGIT_LIMIT, Prompts
 from ..pretrained import FromPretrained
 from ..sam2 import SAM2
 from .boxes import corners_of
+from .canvas import Fit, check_fit
 from .coco import compressed_run_lengths, run_lengths
 from .crops import Crop, crops_of, near_inner_edge, point_grid
 from .mask_measures import Grid, draw_masks, measure_masks, without_duplicates
@@ -74,11 +75,13 @@ class View:
       crop: the crop.
       photo_size: height and width of the photo.
       features: of the crop.
+      fit: whether the crop is squeezed or padded to a square.
     """
 
     crop: Crop
     photo_size: tuple[int, int]
     features: PhotoFeatures
+    fit: Fit
 
     @property
     def size(self) -> tuple[int, int]:
@@ -89,7 +92,7 @@ class View:
     @property
     def grid(self) -> Grid:
         """The crop's pixels."""
-        return Grid(self.size, self.photo_size)
+        return Grid(self.size, self.photo_size, self.fit)
 
 
 class SAM2AutomaticMaskGenerator(FromPretrained):
@@ -118,6 +121,7 @@ class SAM2AutomaticMaskGenerator(FromPretrained):
       use_m2m: ask again with each mask itself as a prompt.
       multimask_output: three masks at each point; otherwise one.
       refine: let the model's refiner make each mask that is given finer; by default if the model has a refiner.
+      fit: whether photos and crops are squeezed to the model's square input, as officially, or padded to a square.
 
     Raises:
       ValueError: on arguments that cannot be meant.
@@ -144,7 +148,9 @@ class SAM2AutomaticMaskGenerator(FromPretrained):
         multimask_output: bool = True,
         *,
         refine: bool | None = None,
+        fit: Fit = "squeeze",
     ):
+        check_fit(fit)
         if (points_per_side is None) == (point_grids is None):
             raise ValueError("give either points_per_side or point_grids")
         if output_mode not in FORMS:
@@ -181,6 +187,7 @@ class SAM2AutomaticMaskGenerator(FromPretrained):
         self.use_m2m = use_m2m
         self.multimask_output = multimask_output
         self.refine = model.refiner is not None if refine is None else refine
+        self.fit = fit
 
     def generate(self, image: Photo) -> list[dict[str, Any]]:
         """Masks of all that is in a photo.
@@ -203,11 +210,12 @@ class SAM2AutomaticMaskGenerator(FromPretrained):
             found = [found[i] for i in kept]
         return [self._record(each, height, width) for each in found]
 
-    def _in_crop(self, photo: UInt8[np.ndarray, "h w 3"], crop: Crop) -> list[Found]:
+    def _in_crop(self, photo: UInt8[np.ndarray, "h w 3"] | Float[np.ndarray, "h w 3"], crop: Crop) -> list[Found]:
         """The masks to give that are found in a crop."""
         x0, y0, x1, y1 = crop.box
         part = photo[y0:y1, x0:x1]
-        view = View(crop, (photo.shape[0], photo.shape[1]), features_of(self.model, [part]))
+        features = features_of(self.model, [part], self.fit)
+        view = View(crop, (photo.shape[0], photo.shape[1]), features, self.fit)
         points = (self.point_grids[crop.layer] * np.array([x1 - x0, y1 - y0])).astype(np.float32)
         batches = range(0, len(points), self.points_per_batch)
         candidates = [c for start in batches for c in self._at_points(view, points[start:][: self.points_per_batch])]
@@ -285,7 +293,15 @@ class SAM2AutomaticMaskGenerator(FromPretrained):
         """Points as prompts of one object each."""
         config = self.model.config
         labels = np.ones((len(points), 1), np.int32)
-        read = read_prompts(points[:, None], labels, None, None, photo_size=view.size, image_size=config.image_size)
+        read = read_prompts(
+            points[:, None],
+            labels,
+            None,
+            None,
+            photo_size=view.size,
+            image_size=config.image_size,
+            fit=view.fit,
+        )
         return pack_prompts([read], config.mask_size, rows)
 
     def _record(self, found: Found, height: int, width: int) -> dict[str, Any]:

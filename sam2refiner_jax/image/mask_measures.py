@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from ..nn.resize import bilinear_matrix
 from .boxes import corners_of
+from .canvas import Fit, canvas_of
 from .postprocess import resize_masks
 
 __all__ = ["Grid", "Measures", "draw_masks", "measure_masks", "without_duplicates"]
@@ -41,16 +42,22 @@ class Grid:
     Attributes:
       size: height and width.
       padded_to: size of another photo, such as the one that this is a part of, whose programs serve this one too.
+      fit: whether the photo is squeezed or padded to a square.
     """
 
     size: tuple[int, int]
     padded_to: tuple[int, int]
+    fit: Fit = "squeeze"
+
+    def resize(self, masks: Float[np.ndarray, "*batch m n"]) -> Float[np.ndarray, "*batch h w"]:
+        """Logits at the photo's size, on the host."""
+        return resize_masks(masks, self.size, canvas_of(self.size, self.fit))
 
     def matrices(self, logits: int) -> tuple[Float[np.ndarray, "h m"], Float[np.ndarray, "w m"]]:
         """How the rows and the columns are mixed of those of logits of this side; zeros of what only pads."""
         rows, columns = (
-            np.pad(bilinear_matrix(logits, side), ((0, -(-other // SIDE) * SIDE - side), (0, 0)))
-            for side, other in zip(self.size, self.padded_to, strict=True)
+            np.pad(bilinear_matrix(logits, whole)[:side], ((0, -(-other // SIDE) * SIDE - side), (0, 0)))
+            for side, whole, other in zip(self.size, canvas_of(self.size, self.fit), self.padded_to, strict=True)
         )
         return rows, columns
 
@@ -74,7 +81,7 @@ def measure_masks(masks: Float[Array, "n m m"], count: int, grid: Grid, threshol
         return Measures(*(np.asarray(x)[:count] for x in found))
     inner, outer, boxes = [], [], []
     for mask in np.asarray(masks)[:count]:
-        enlarged = resize_masks(mask, grid.size)
+        enlarged = grid.resize(mask)
         inner.append(np.count_nonzero(enlarged > threshold + offset))
         outer.append(np.count_nonzero(enlarged > threshold - offset))
         boxes.append(corners_of(enlarged > threshold))
@@ -93,7 +100,7 @@ def draw_masks(masks: Float[Array, "n m m"], count: int, grid: Grid, threshold: 
     """
     if not _on_host():
         return np.asarray(_draw(masks, *grid.matrices(masks.shape[-1]), threshold)[:count])
-    return np.packbits(resize_masks(np.asarray(masks)[:count], grid.size) > threshold, axis=-1)
+    return np.packbits(grid.resize(np.asarray(masks)[:count]) > threshold, axis=-1)
 
 
 def _enlarge(

@@ -4,16 +4,32 @@ import cv2
 import numpy as np
 from jaxtyping import Float
 
+from ..nn.resize import bilinear_matrix
+
 __all__ = ["fill_holes", "fill_holes_and_remove_specks", "resize_masks"]
 
 # What the video predictor fills holes with.
 HOLE_LOGIT = 0.1
 
 
-def resize_masks(logits: Float[np.ndarray, "*batch m n"], size: tuple[int, int]) -> Float[np.ndarray, "*batch h w"]:
-    """Mask logits at `size` = (height, width), bilinear with half-pixel centres."""
-    height, width = size
+def resize_masks(
+    logits: Float[np.ndarray, "*batch m n"], size: tuple[int, int], canvas: tuple[int, int] | None = None
+) -> Float[np.ndarray, "*batch h w"]:
+    """Mask logits at `size` = (height, width), bilinear with half-pixel centres.
+
+    Args:
+      logits: of the model's input.
+      size: of the photo.
+      canvas: height and width of what became the input, in pixels of the photo (`canvas_of`); the photo itself unless
+        given.
+    """
+    (height, width), (all_rows, all_columns) = size, canvas or size
     flat = np.ascontiguousarray(logits.reshape(-1, *logits.shape[-2:]), dtype=np.float32)
+    # The canvas may be many times the photo: along a padded side only what the photo covers is made.
+    if all_rows > height:
+        flat = bilinear_matrix(flat.shape[1], all_rows)[:height] @ flat
+    if all_columns > width:
+        flat = flat @ bilinear_matrix(flat.shape[2], all_columns)[:width].T
     resized = [cv2.resize(mask, (width, height), interpolation=cv2.INTER_LINEAR) for mask in flat]
     return np.stack(resized).reshape(*logits.shape[:-2], height, width)
 

@@ -15,6 +15,7 @@ from ..nn.mask_decoder import select_single_mask
 from ..nn.prompt_encoder import LOGIT_LIMIT, Prompts
 from ..pretrained import FromPretrained
 from ..sam2 import SAM2
+from .canvas import Fit, canvas_of, check_fit
 from .conversation import Asked, Conversation
 from .postprocess import fill_holes_and_remove_specks, resize_masks
 from .preprocess import Photo, as_rgb, preprocess_image, preprocess_views
@@ -80,13 +81,13 @@ def encode_photos(
     return PhotoFeatures(features, embedding, augmented)
 
 
-def features_of(model: SAM2, photos: Sequence[Photo]) -> PhotoFeatures:
-    """Features of photos as they came, of any sizes."""
+def features_of(model: SAM2, photos: Sequence[Photo], fit: Fit = "squeeze") -> PhotoFeatures:
+    """Features of photos as they came, of any sizes, squeezed or padded to a square."""
     size, refiner = model.config.image_size, model.refiner
-    inputs = np.stack([preprocess_image(photo, size) for photo in photos])
+    inputs = np.stack([preprocess_image(photo, size, fit=fit) for photo in photos])
     views = None
     if refiner is not None and refiner.source_boxes:
-        views = preprocess_views(photos, size, refiner.source_boxes)
+        views = preprocess_views(photos, size, refiner.source_boxes, fit)
     return encode_photos(model, inputs, views)
 
 
@@ -144,6 +145,11 @@ class SAM2ImagePredictor(FromPretrained):
       mask_threshold: logit above which a pixel belongs to the mask.
       max_hole_area: fill holes of at most this area, in pixels of the low-resolution mask; 0 leaves them.
       max_sprinkle_area: remove specks of at most this area, likewise.
+      fit: "squeeze" photos to the model's square input, as officially, or "pad" them to a square first, which keeps
+        their proportions.
+
+    Raises:
+      ValueError: if `fit` is neither.
     """
 
     def __init__(
@@ -152,11 +158,15 @@ class SAM2ImagePredictor(FromPretrained):
         mask_threshold: float = 0.0,
         max_hole_area: float = 0.0,
         max_sprinkle_area: float = 0.0,
+        *,
+        fit: Fit = "squeeze",
     ):
+        check_fit(fit)
         self.model = sam_model
         self.mask_threshold = mask_threshold
         self.max_hole_area = max_hole_area
         self.max_sprinkle_area = max_sprinkle_area
+        self.fit = fit
         self.reset_predictor()
 
     @property
@@ -278,7 +288,7 @@ class SAM2ImagePredictor(FromPretrained):
     def _set_photos(self, photos: Sequence[Photo]) -> None:
         self.reset_predictor()
         rgb = [as_rgb(photo) for photo in photos]
-        self._photos = features_of(self.model, rgb)
+        self._photos = features_of(self.model, rgb, self.fit)
         self._photo_sizes = [photo.shape[:2] for photo in rgb]
 
     def _read_prompts(self, photo: int, coords, labels, box, mask_input, normalize_coords) -> ObjectPrompts:
@@ -290,6 +300,7 @@ class SAM2ImagePredictor(FromPretrained):
             photo_size=self._photo_sizes[photo],
             image_size=self.model.config.image_size,
             normalize_coords=normalize_coords,
+            fit=self.fit,
         )
 
     def _predict(
@@ -353,7 +364,7 @@ class SAM2ImagePredictor(FromPretrained):
         cleaned = fill_holes_and_remove_specks(
             logits, self.mask_threshold, pixels * self.max_hole_area, pixels * self.max_sprinkle_area
         )
-        masks = resize_masks(cleaned, photo_size)
+        masks = resize_masks(cleaned, photo_size, canvas_of(photo_size, self.fit))
         if not return_logits:
             masks = (masks > self.mask_threshold).astype(np.float32)
         low_res = np.clip(low_res, -LOGIT_LIMIT, LOGIT_LIMIT)

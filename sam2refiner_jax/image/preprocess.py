@@ -1,15 +1,18 @@
 """From a photo to the model's input."""
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from .canvas import Fit, canvas_of
 
 __all__ = ["Photo", "as_rgb", "normalise", "preprocess_image", "preprocess_views", "read_photo"]
 
@@ -108,9 +111,9 @@ def _in_range(image: np.ndarray) -> np.ndarray:
 
 
 def preprocess_image(
-    image: Photo, size: int, box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+    image: Photo, size: int, box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0), fit: Fit = "squeeze"
 ) -> Float[np.ndarray, "{size} {size} 3"]:
-    """The photo as the encoder wants it: squeezed to size x size with an antialiased bilinear filter, normalised.
+    """The photo as the encoder wants it: of size x size by an antialiased bilinear filter, normalised.
 
     Runs on the host, so that no photo size compiles anything. PIL's float resize has the filter of torchvision's
     `Resize` on tensors, which the official predictor uses.
@@ -118,27 +121,67 @@ def preprocess_image(
     Args:
       image: the photo.
       size: side of the result.
-      box: the part of the photo to take: x0, y0, x1, y1, each in [0, 1] of its width or height.
+      box: the part to take: x0, y0, x1, y1, each in [0, 1] of the photo's width or height, or of its canvas's.
+      fit: whether the photo is squeezed or padded to a square.
 
     Raises:
       TypeError, ValueError: see `as_rgb`.
     """
     rgb = as_rgb(image)
     scale = np.float32(255 if rgb.dtype == np.uint8 else 1)
-    height, width = rgb.shape[:2]
-    part = (box[0] * width, box[1] * height, box[2] * width, box[3] * height)
-    result = np.empty((size, size, 3), np.float32)
-    for channel in range(3):
-        plane = Image.fromarray(np.ascontiguousarray(rgb[..., channel]).astype(np.float32) / scale)
-        result[..., channel] = np.asarray(plane.resize((size, size), Image.Resampling.BILINEAR, box=part))
+    height, width = canvas_of((rgb.shape[0], rgb.shape[1]), fit)
+    rows, columns = (
+        _Span.of(length, start * side, stop * side, size)
+        for length, side, start, stop in (
+            (rgb.shape[0], height, box[1], box[3]),
+            (rgb.shape[1], width, box[0], box[2]),
+        )
+    )
+    result = np.broadcast_to(MEAN, (size, size, 3)).copy()
+    if rows.cells and columns.cells:
+        padding = ((0, rows.padding), (0, columns.padding))
+        part = (columns.start, rows.start, columns.stop, rows.stop)
+        for channel in range(3):
+            plane = np.ascontiguousarray(rgb[..., channel]).astype(np.float32) / scale
+            if rows.padding or columns.padding:
+                plane = np.pad(plane, padding, constant_values=MEAN[channel])
+            resized = Image.fromarray(plane).resize((columns.cells, rows.cells), Image.Resampling.BILINEAR, box=part)
+            result[: rows.cells, : columns.cells, channel] = np.asarray(resized)
     return normalise(result)
 
 
+class _Span(NamedTuple):
+    """What is resized along one side, so that no more is padded than is seen.
+
+    Attributes:
+      start: first place, in pixels of the photo.
+      stop: last place.
+      cells: of the result; those after them show the canvas alone.
+      padding: pixels to add after the photo's.
+    """
+
+    start: float
+    stop: float
+    cells: int
+    padding: int
+
+    @classmethod
+    def of(cls, length: int, start: float, stop: float, size: int) -> "_Span":
+        """Of a photo so long, the part from start to stop, which becomes `size` cells."""
+        if stop <= length:
+            return cls(start, stop, size, 0)
+        cell = (stop - start) / size
+        reach = max(cell, 1.0)  # of the filter, to either side
+        cells = min(size, max(0, math.ceil((length + reach - start) / cell)))
+        end = start + cells * cell
+        return cls(start, end, cells, max(0, math.ceil(end + reach) - length))
+
+
 def preprocess_views(
-    photos: Sequence[Photo], size: int, boxes: Sequence[tuple[float, float, float, float]]
+    photos: Sequence[Photo], size: int, boxes: Sequence[tuple[float, float, float, float]], fit: Fit = "squeeze"
 ) -> Float[np.ndarray, "photos views {size} {size} 3"]:
     """Parts of photos, each as `preprocess_image` makes it."""
-    return np.stack([np.stack([preprocess_image(photo, size, box) for box in boxes]) for photo in photos])
+    return np.stack([np.stack([preprocess_image(photo, size, box, fit) for box in boxes]) for photo in photos])
 
 
 def normalise(shares: A) -> A:

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike
 
 from ..nn.prompt_encoder import ABSENT, BOX_END, BOX_START, NEGATIVE, NOT_A_POINT, POSITIVE, Prompts
+from .canvas import Fit, canvas_of
 
 __all__ = ["ObjectPrompts", "bucket", "pack_prompts", "read_prompts", "to_numpy"]
 
@@ -48,6 +49,7 @@ def read_prompts(
     photo_size: tuple[int, int],
     image_size: int,
     normalize_coords: bool = True,
+    fit: Fit = "squeeze",
 ) -> ObjectPrompts:
     """Checks prompts as users give them and brings them to the model's coordinates.
 
@@ -62,6 +64,7 @@ def read_prompts(
       photo_size: height and width of the photo.
       image_size: side of the model's input.
       normalize_coords: True if coordinates are in pixels of the photo, False if in [0, 1] of its width and height.
+      fit: whether the photo is squeezed or padded to a square.
 
     Raises:
       ValueError: naming the argument, what it must be and what it is.
@@ -90,7 +93,9 @@ def read_prompts(
         parts["padding"] = np.zeros((1, 1, 2), np.float32), np.full((1, 1), NOT_A_POINT, np.int32)
     points = _joined(objects, [points for points, _ in parts.values()], np.zeros((objects, 0, 2), np.float32))
     labels = _joined(objects, [kinds for _, kinds in parts.values()], np.zeros((objects, 0), np.int32))
-    points = points / limits * np.float32(image_size)
+    canvas = canvas_of(photo_size, fit)
+    shares = np.array([photo_size[1] / canvas[1], photo_size[0] / canvas[0]], np.float32)
+    points = points / limits * shares * np.float32(image_size)
     if mask is not None:
         mask = np.broadcast_to(mask, (objects, *mask.shape[1:]))
     return ObjectPrompts(points, labels, mask)

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from .boxes import box_around
+from .canvas import Fit, on_canvas
 from .predictor import SAM2ImagePredictor
 
 __all__ = ["Improved", "MaskPrompts", "improve_masks", "prompts_of"]
@@ -63,12 +64,13 @@ class Improved:
         return self.agreement >= least
 
 
-def prompts_of(mask: Bool[np.ndarray, "h w"], mask_size: int) -> MaskPrompts:
+def prompts_of(mask: Bool[np.ndarray, "h w"], mask_size: int, fit: Fit = "squeeze") -> MaskPrompts:
     """Prompts that describe a rough mask.
 
     Args:
       mask: the mask; not empty.
       mask_size: side of mask prompts.
+      fit: whether the photo is squeezed or padded to a square.
     """
     box = np.array(box_around(mask), np.float32)
     x0, y0, x1, y1 = box.astype(int)
@@ -83,7 +85,8 @@ def prompts_of(mask: Bool[np.ndarray, "h w"], mask_size: int) -> MaskPrompts:
     has_room = in_box.max() >= CLICK_DISTANCE
     points = np.array([[x, y], [x0 + far_x, y0 + far_y]], np.float32)
     signed = (inside - outside) / (SURE_DISTANCE * np.sqrt(mask.sum()))
-    small = cv2.resize(signed.astype(np.float32), (mask_size, mask_size), interpolation=cv2.INTER_LINEAR)
+    whole = on_canvas(signed.astype(np.float32), fit, -1.0)
+    small = cv2.resize(whole, (mask_size, mask_size), interpolation=cv2.INTER_LINEAR)
     return MaskPrompts(
         points,
         np.array([1, 0 if has_room else -1], np.int32),
@@ -111,7 +114,10 @@ def improve_masks(
     current = list(masks)
     for _ in range(rounds):
         # Where a round lost its object, the next one begins with the rough mask again.
-        prompts = [prompts_of(mask if mask.any() else rough, side) for mask, rough in zip(current, masks, strict=True)]
+        prompts = [
+            prompts_of(mask if mask.any() else rough, side, predictor.fit)
+            for mask, rough in zip(current, masks, strict=True)
+        ]
         logits, ious, _ = predictor.predict(
             point_coords=np.stack([p.points for p in prompts]),
             point_labels=np.stack([p.labels for p in prompts]),

@@ -53,7 +53,7 @@ def test_davis_frames_are_averaged_by_clip(davis, tmp_path):
         (
             image,
             ("--model", "box", "--refiner", "x"),
-            "a refiner and an image_size need the model sam2refiner, got box",
+            "a refiner, an image_size and a fit need the model sam2refiner, got box",
         ),
         (
             image,
