@@ -25,7 +25,8 @@ from official import build_official, official_image_predictor, ours_like
 
 from sam2refiner_jax import SAM2ImagePredictor
 from sam2refiner_jax.convert import convert_checkpoint
-from sam2refiner_jax.image.predictor import decode_prompts, encode_photos
+from sam2refiner_jax.image.encoding import encode_photos
+from sam2refiner_jax.image.predictor import decode_prompts
 from sam2refiner_jax.image.prompts import pack_prompts, read_prompts
 
 PHOTO = np.random.default_rng(0).integers(0, 255, (1200, 1800, 3), np.uint8)

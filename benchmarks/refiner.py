@@ -16,7 +16,8 @@ import tyro
 from flax import nnx
 
 from sam2refiner_jax import build_model
-from sam2refiner_jax.image.predictor import decode_prompts, encode_photos, refine_prompts
+from sam2refiner_jax.image.encoding import encode_photos
+from sam2refiner_jax.image.predictor import decode_prompts, refine_prompts
 from sam2refiner_jax.image.prompts import pack_prompts, read_prompts
 from sam2refiner_jax.nn.prompt_encoder import Prompts
 from sam2refiner_jax.refiners import REFINERS, RefinerInputs

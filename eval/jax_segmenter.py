@@ -13,10 +13,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, UInt8
 
 from ..image.canvas import Fit, canvas_of
+from ..image.encoding import PhotoFeatures, encode_photos, prepare_photo
 from ..image.postprocess import resize_masks
-from ..image.predictor import Masks, PhotoFeatures, RefinedMasks, decode_prompts, encode_photos
+from ..image.predictor import Masks, RefinedMasks, decode_prompts
 from ..image.predictor import refine_prompts as refine_batch
-from ..image.preprocess import preprocess_image, preprocess_views
 from ..image.prompts import ObjectPrompts, pack_prompts, read_prompts
 from ..nn.prompt_encoder import LOGIT_LIMIT, Prompts
 from ..sam2 import SAM2
@@ -83,13 +83,12 @@ class JaxSegmenter:
         }
 
     def encode(self, photos: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> Encoded:
-        size, refiner = self._model.config.image_size, self._model.refiner
-        images = self._filled_up([preprocess_image(photo, size, fit=self.fit) for photo in photos])
-        views = None
-        if refiner is not None and refiner.source_boxes:
-            views = self._filled_up(list(preprocess_views(photos, size, refiner.source_boxes, self.fit)))
-        features = _encode(self._model, self._on_devices(images), self._on_devices(views), self._mesh)
-        return Encoded(features, [(photo.shape[0], photo.shape[1]) for photo in photos])
+        prepared = [prepare_photo(self._model, photo, self.fit) for photo in photos]
+        images = self._filled_up([photo.input for photo in prepared])
+        views = [photo.views for photo in prepared if photo.views is not None]
+        seen = self._filled_up(views) if views else None
+        features = _encode(self._model, self._on_devices(images), self._on_devices(seen), self._mesh)
+        return Encoded(features, [photo.size for photo in prepared])
 
     def segment(self, encoded: Encoded, prompts: Sequence[Prompt | None], kind: str) -> list[Answer | None]:
         read = [

@@ -1,6 +1,8 @@
 """`sam2refiner segment --everything`: all masks of a photo, as COCO writes them, and a picture of them."""
 
 import dataclasses
+import glob
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +10,15 @@ import numpy as np
 from PIL import Image
 
 from ..image.canvas import Fit
-from ..image.coco import compressed_run_lengths
+from ..image.coco import compressed_run_lengths, pycocotools_mask
 from ..image.mask_generator import SAM2AutomaticMaskGenerator
 from ..image.overlay import draw_overlay
 from ..image.preprocess import read_photo
 from ..sam2 import SAM2
-from .outputs import save_document, save_picture, source_of
+from .outputs import DONE_WITH, clear_results, save_document, save_picture, source_of
+from .photo_run import Job
 
-__all__ = ["DEFAULT_GRID", "GridOptions", "everything_in_photo", "files_of_everything"]
+__all__ = ["DEFAULT_GRID", "Everything", "GridOptions"]
 
 CATEGORY = {"id": 1, "name": "object"}
 
@@ -57,35 +60,58 @@ class GridOptions:
 DEFAULT_GRID = GridOptions()
 
 
-def files_of_everything(path: Path, output: Path) -> list[Path]:
-    """The files that the results of a photo are in."""
-    return [output / f"{path.stem}.json", output / f"{path.stem}_overlay.png"]
+@dataclasses.dataclass(frozen=True)
+class Everything:
+    """What `run_photos` does with each photo: all masks of it as COCO JSON, and a picture of them.
 
-
-def everything_in_photo(generator: SAM2AutomaticMaskGenerator, path: Path, output: Path) -> Path:
-    """Writes all masks of a photo as COCO JSON, and a picture of them; returns the picture's path.
+    Attributes:
+      generator: of the masks.
+      output: the folder for the results.
+      settings: what the results depend on besides.
 
     Raises:
-      ValueError: if the photo cannot be read, or pycocotools is not installed.
+      ValueError: if pycocotools is not installed.
     """
-    photo = read_photo(path)
-    found = generator.generate(photo)
-    annotations: list[dict[str, Any]] = [
-        {
-            "id": number,
-            "image_id": 1,
-            "category_id": CATEGORY["id"],
-            "iscrowd": 0,
-            **each,
-            "segmentation": compressed_run_lengths(each["segmentation"]),
-        }
-        for number, each in enumerate(found, start=1)
-    ]
-    image = {"id": 1, "file_name": path.name, "height": photo.shape[0], "width": photo.shape[1]}
-    document = {"images": [image], "categories": [CATEGORY], "annotations": annotations}
-    scores, picture = files_of_everything(path, output)
-    save_document(document, scores, source_of(path))
-    largest_first = [each["segmentation"] for each in sorted(found, key=lambda each: -each["area"])]
-    shown = np.stack(largest_first) if largest_first else np.zeros((0, *photo.shape[:2]), bool)
-    save_picture(Image.fromarray(draw_overlay(photo, shown)), picture, source_of(path))
-    return picture
+
+    generator: SAM2AutomaticMaskGenerator
+    output: Path
+    settings: dict[str, Any]
+
+    def __post_init__(self):
+        pycocotools_mask()
+
+    @staticmethod
+    def files_of(job: Job, output: Path) -> list[Path]:
+        """The files of a photo's results."""
+        return [output / f"{job[0].stem}.json", output / f"{job[0].stem}_overlay.png"]
+
+    def files(self, job: Job) -> list[Path]:
+        return self.files_of(job, self.output)
+
+    def read(self, job: Job) -> np.ndarray:
+        return read_photo(job[0])
+
+    def segment(self, photos: Sequence[np.ndarray]) -> list[Any]:
+        return [(photo, self.generator.generate(photo)) for photo in photos]
+
+    def write(self, job: Job, found: tuple[np.ndarray, list[dict[str, Any]]], done_with: dict[str, Any]) -> Path:
+        (path, _), (photo, masks), (document, picture) = job, found, self.files(job)
+        clear_results(self.output, source_of(path), glob.escape(document.name))
+        largest_first = [each["segmentation"] for each in sorted(masks, key=lambda each: -each["area"])]
+        shown = np.stack(largest_first) if largest_first else np.zeros((0, *photo.shape[:2]), bool)
+        save_picture(Image.fromarray(draw_overlay(photo, shown)), picture, source_of(path))
+        annotations: list[dict[str, Any]] = [
+            {
+                "id": number,
+                "image_id": 1,
+                "category_id": CATEGORY["id"],
+                "iscrowd": 0,
+                **each,
+                "segmentation": compressed_run_lengths(each["segmentation"]),
+            }
+            for number, each in enumerate(masks, start=1)
+        ]
+        image = {"id": 1, "file_name": path.name, "height": photo.shape[0], "width": photo.shape[1]}
+        result = {"images": [image], "categories": [CATEGORY], "annotations": annotations, DONE_WITH: done_with}
+        save_document(result, document, source_of(path))
+        return picture

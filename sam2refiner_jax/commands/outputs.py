@@ -12,9 +12,11 @@ from PIL.PngImagePlugin import PngInfo
 from ..atomic import new_file
 
 __all__ = [
+    "DONE_WITH",
     "check_outputs",
     "check_unused",
     "clear_results",
+    "document_of",
     "made_of",
     "save_document",
     "save_picture",
@@ -26,6 +28,8 @@ SOFTWARE = "sam2refiner_jax"
 # The fields of PNGs and JSONs, and those of videos, whose containers know only some names.
 MADE_BY, MADE_OF = "Software", "Source"
 VIDEO_MADE_BY, VIDEO_MADE_OF = "comment", "title"
+# The field of a JSON that says with which settings and prompts it was made.
+DONE_WITH = "made_with"
 
 
 def source_of(path: Path) -> str:
@@ -76,6 +80,11 @@ def made_of(path: Path) -> str | None:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # PyAV's errors are of these kinds too
         pass
     return None
+
+
+def document_of(path: Path, source: str) -> dict[str, Any] | None:
+    """A JSON that is a result of this source; None if there is none."""
+    return json.loads(path.read_bytes()) if made_of(path) == source else None
 
 
 def check_outputs(outputs: Iterable[tuple[Path, str]], inputs: Iterable[Path] = ()) -> None:

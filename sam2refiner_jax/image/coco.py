@@ -1,9 +1,24 @@
 """Masks as COCO writes them."""
 
+from types import ModuleType
+
 import numpy as np
 from jaxtyping import Bool
 
-__all__ = ["compressed_run_lengths", "run_lengths"]
+__all__ = ["compressed_run_lengths", "pycocotools_mask", "run_lengths"]
+
+
+def pycocotools_mask() -> ModuleType:
+    """The module `pycocotools.mask`.
+
+    Raises:
+      ValueError: if pycocotools is not installed.
+    """
+    try:
+        from pycocotools import mask
+    except ModuleNotFoundError as error:
+        raise ValueError("coco_rle needs pycocotools: pip install 'sam2refiner_jax[coco]'") from error
+    return mask
 
 
 def run_lengths(mask: Bool[np.ndarray, "h w"]) -> dict[str, list[int]]:
@@ -20,9 +35,5 @@ def compressed_run_lengths(mask: Bool[np.ndarray, "h w"]) -> dict[str, list[int]
     Raises:
       ValueError: if pycocotools is not installed.
     """
-    try:
-        from pycocotools import mask as coco
-    except ModuleNotFoundError as error:
-        raise ValueError("coco_rle needs pycocotools: pip install 'sam2refiner_jax[coco]'") from error
-    encoded = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
+    encoded = pycocotools_mask().encode(np.asfortranarray(mask.astype(np.uint8)))
     return {"size": list(map(int, encoded["size"])), "counts": encoded["counts"].decode()}

@@ -15,11 +15,12 @@ from ..pretrained import FromPretrained
 from ..sam2 import SAM2
 from .boxes import corners_of
 from .canvas import Fit, check_fit
-from .coco import compressed_run_lengths, run_lengths
+from .coco import compressed_run_lengths, pycocotools_mask, run_lengths
 from .crops import Crop, crops_of, near_inner_edge, point_grid
+from .encoding import PhotoFeatures, encode_prepared, prepare_photo
 from .mask_measures import Grid, draw_masks, measure_masks, without_duplicates
 from .postprocess import fill_holes_and_remove_specks
-from .predictor import PhotoFeatures, decode_prompts, features_of
+from .predictor import decode_prompts
 from .preprocess import Photo, as_rgb
 from .prompts import bucket, pack_prompts, read_prompts
 
@@ -124,7 +125,7 @@ class SAM2AutomaticMaskGenerator(FromPretrained):
       fit: whether photos and crops are squeezed to the model's square input, as officially, or padded to a square.
 
     Raises:
-      ValueError: on arguments that cannot be meant.
+      ValueError: on arguments that cannot be meant, and where "coco_rle" lacks pycocotools.
     """
 
     def __init__(
@@ -155,6 +156,8 @@ class SAM2AutomaticMaskGenerator(FromPretrained):
             raise ValueError("give either points_per_side or point_grids")
         if output_mode not in FORMS:
             raise ValueError(f"output_mode must be one of {', '.join(FORMS)}, got {output_mode!r}")
+        if output_mode == "coco_rle":
+            pycocotools_mask()
         if points_per_batch < 1 or crop_n_layers < 0:
             raise ValueError(
                 f"points_per_batch must be at least 1 and crop_n_layers 0, got {points_per_batch} and {crop_n_layers}"
@@ -214,7 +217,7 @@ class SAM2AutomaticMaskGenerator(FromPretrained):
         """The masks to give that are found in a crop."""
         x0, y0, x1, y1 = crop.box
         part = photo[y0:y1, x0:x1]
-        features = features_of(self.model, [part], self.fit)
+        features = encode_prepared(self.model, [prepare_photo(self.model, part, self.fit)])
         view = View(crop, (photo.shape[0], photo.shape[1]), features, self.fit)
         points = (self.point_grids[crop.layer] * np.array([x1 - x0, y1 - y0])).astype(np.float32)
         batches = range(0, len(points), self.points_per_batch)

@@ -10,15 +10,15 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 from numpy.typing import ArrayLike
 
-from ..features import ImageFeatures
 from ..nn.mask_decoder import select_single_mask
 from ..nn.prompt_encoder import LOGIT_LIMIT, Prompts
 from ..pretrained import FromPretrained
 from ..sam2 import SAM2
 from .canvas import Fit, canvas_of, check_fit
 from .conversation import Asked, Conversation
+from .encoding import PhotoFeatures, PreparedPhoto, encode_prepared, prepare_photo
 from .postprocess import fill_holes_and_remove_specks, resize_masks
-from .preprocess import Photo, as_rgb, preprocess_image, preprocess_views
+from .preprocess import Photo
 from .prompts import ObjectPrompts, pack_prompts, read_prompts
 
 __all__ = ["SAM2ImagePredictor"]
@@ -50,45 +50,6 @@ class RefinedMasks:
     low_res: Float[Array, "objects k m m"]
     iou: Float[Array, "objects k"]
     carry: Any
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class PhotoFeatures:
-    """What is computed once a photo.
-
-    Attributes:
-      features: of the encoder.
-      embedding: what the mask decoder reads at stride 16.
-      augmented: what it reads instead where masks are to be refined; None without a refiner.
-    """
-
-    features: ImageFeatures
-    embedding: Float[Array, "b h w c"]
-    augmented: Float[Array, "b h w c"] | None
-
-
-@jax.jit
-def encode_photos(
-    model: SAM2,
-    images: Float[Array | np.ndarray, "b s s 3"],
-    views: Float[Array | np.ndarray, "b v s s 3"] | None = None,
-) -> PhotoFeatures:
-    """Features of preprocessed photos; `views` are the refiner's, where they are not to be cut from `images`."""
-    features = model.encode(jnp.asarray(images), None if views is None else jnp.asarray(views))
-    embedding = model.image_embedding(features)
-    augmented = None if model.refiner is None else model.augment(embedding, features)
-    return PhotoFeatures(features, embedding, augmented)
-
-
-def features_of(model: SAM2, photos: Sequence[Photo], fit: Fit = "squeeze") -> PhotoFeatures:
-    """Features of photos as they came, of any sizes, squeezed or padded to a square."""
-    size, refiner = model.config.image_size, model.refiner
-    inputs = np.stack([preprocess_image(photo, size, fit=fit) for photo in photos])
-    views = None
-    if refiner is not None and refiner.source_boxes:
-        views = preprocess_views(photos, size, refiner.source_boxes, fit)
-    return encode_photos(model, inputs, views)
 
 
 @jax.jit
@@ -181,20 +142,31 @@ class SAM2ImagePredictor(FromPretrained):
         self._is_batch = False
         self._conversation = Conversation()
 
-    def set_image(self, image: Photo) -> None:
+    def prepare(self, image: Photo) -> PreparedPhoto:
+        """What `set_image` does on the host, which other threads may do while the device works.
+
+        Args:
+          image: as of `set_image`, which takes the result as well.
+
+        Raises:
+          TypeError, ValueError: likewise.
+        """
+        return prepare_photo(self.model, image, self.fit)
+
+    def set_image(self, image: Photo | PreparedPhoto) -> None:
         """Computes the features of a photo.
 
         Args:
           image: a PIL image, or an array of NumPy or JAX, (h, w), (h, w, 1), (h, w, 3) or (h, w, 4) in RGB order:
             integers in [0, 255], floats in [0, 1], or a 16-bit photo in uint16. Grayscale is repeated to three
-            channels, transparency dropped.
+            channels, transparency dropped. Or what `prepare` made of one.
 
         Raises:
           TypeError, ValueError: on anything else.
         """
         self._set_photos([image])
 
-    def set_image_batch(self, image_list: Sequence[Photo]) -> None:
+    def set_image_batch(self, image_list: Sequence[Photo | PreparedPhoto]) -> None:
         """Computes the features of several photos, of any sizes, for `predict_batch`. See `set_image`."""
         if not isinstance(image_list, Sequence) or not image_list:
             raise ValueError(f"image_list must be a list of at least one image, got {image_list!r}")
@@ -212,6 +184,7 @@ class SAM2ImagePredictor(FromPretrained):
         normalize_coords: bool = True,
         *,
         refine: bool | None = None,
+        image_index: int = -1,
     ) -> Prediction:
         """Predicts masks in the photo given to `set_image`.
 
@@ -229,6 +202,7 @@ class SAM2ImagePredictor(FromPretrained):
           refine: let the model's refiner make one fine mask of the best of three masks (`multimask_output`) or of the
             single one, or one of each where it works so (HQ-SAM 2); by default if the model has a refiner. The
             low-resolution logits are then the coarse mask's, unless the refined ones are at that resolution themselves.
+          image_index: which of the photos given to `set_image_batch`; the last unless given.
 
         Returns:
           Masks (c, h, w) of the photo's size, float32; their predicted IoU (c,); their low-resolution logits
@@ -240,9 +214,11 @@ class SAM2ImagePredictor(FromPretrained):
         """
         if self._photos is None:
             raise RuntimeError("An image must be set with .set_image(...) before mask prediction.")
-        prompts = self._read_prompts(-1, point_coords, point_labels, box, mask_input, normalize_coords)
-        index = len(self._photo_sizes) - 1
-        return self._predict([(index, prompts)], multimask_output, return_logits, refine)[0]
+        count = len(self._photo_sizes)
+        if not -count <= image_index < count:
+            raise ValueError(f"image_index must be that of one of the {count} photos that were set, got {image_index}")
+        prompts = self._read_prompts(image_index, point_coords, point_labels, box, mask_input, normalize_coords)
+        return self._predict([(image_index % count, prompts)], multimask_output, return_logits, refine)[0]
 
     def predict_batch(
         self,
@@ -285,11 +261,11 @@ class SAM2ImagePredictor(FromPretrained):
             raise RuntimeError("An image must be set with .set_image(...) to generate an embedding.")
         return self._photos.embedding.transpose(0, 3, 1, 2)
 
-    def _set_photos(self, photos: Sequence[Photo]) -> None:
+    def _set_photos(self, photos: Sequence[Photo | PreparedPhoto]) -> None:
         self.reset_predictor()
-        rgb = [as_rgb(photo) for photo in photos]
-        self._photos = features_of(self.model, rgb, self.fit)
-        self._photo_sizes = [photo.shape[:2] for photo in rgb]
+        prepared = [photo if isinstance(photo, PreparedPhoto) else self.prepare(photo) for photo in photos]
+        self._photos = encode_prepared(self.model, prepared)
+        self._photo_sizes = [photo.size for photo in prepared]
 
     def _read_prompts(self, photo: int, coords, labels, box, mask_input, normalize_coords) -> ObjectPrompts:
         return read_prompts(

@@ -2,7 +2,6 @@
 
 import math
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -14,7 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .canvas import Fit, canvas_of
 
-__all__ = ["Photo", "as_rgb", "normalise", "preprocess_image", "preprocess_views", "read_photo"]
+__all__ = ["Photo", "as_rgb", "normalise", "preprocess_image", "read_photo"]
 
 Photo = np.ndarray | jax.Array | Image.Image
 A = TypeVar("A", np.ndarray, jax.Array)
@@ -175,13 +174,6 @@ class _Span(NamedTuple):
         cells = min(size, max(0, math.ceil((length + reach - start) / cell)))
         end = start + cells * cell
         return cls(start, end, cells, max(0, math.ceil(end + reach) - length))
-
-
-def preprocess_views(
-    photos: Sequence[Photo], size: int, boxes: Sequence[tuple[float, float, float, float]], fit: Fit = "squeeze"
-) -> Float[np.ndarray, "photos views {size} {size} 3"]:
-    """Parts of photos, each as `preprocess_image` makes it."""
-    return np.stack([np.stack([preprocess_image(photo, size, box, fit) for box in boxes]) for photo in photos])
 
 
 def normalise(shares: A) -> A:

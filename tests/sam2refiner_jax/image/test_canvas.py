@@ -8,7 +8,7 @@ from scenes import scene
 from small import refining_model, small_model
 
 from sam2refiner_jax import SAM2AutomaticMaskGenerator, SAM2ImagePredictor
-from sam2refiner_jax.commands.segment import PhotoPrompts
+from sam2refiner_jax.commands.photo_prompts import PhotoPrompts
 from sam2refiner_jax.eval.jax_segmenter import JaxSegmenter
 from sam2refiner_jax.eval.truth_prompts import prompt_from_mask
 from sam2refiner_jax.image.canvas import check_fit

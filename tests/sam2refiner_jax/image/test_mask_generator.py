@@ -12,8 +12,9 @@ from sam2refiner_jax import SAM2AutomaticMaskGenerator, SAM2ImagePredictor
 from sam2refiner_jax.image import mask_measures
 from sam2refiner_jax.image.boxes import corners_of
 from sam2refiner_jax.image.crops import crops_of, point_grid
+from sam2refiner_jax.image.encoding import encode_photos
 from sam2refiner_jax.image.mask_measures import Grid, draw_masks, measure_masks, without_duplicates
-from sam2refiner_jax.image.predictor import decode_prompts, encode_photos
+from sam2refiner_jax.image.predictor import decode_prompts
 
 SIZE = 128
 # Of random weights: a high threshold makes masks of their own boxes, the others are such that some pass them.

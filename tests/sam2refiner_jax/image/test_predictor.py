@@ -9,7 +9,8 @@ from PIL import Image
 from small import small_model
 
 from sam2refiner_jax import SAM2ImagePredictor, load_model, save_model
-from sam2refiner_jax.image.predictor import decode_prompts, encode_photos
+from sam2refiner_jax.image.encoding import encode_photos
+from sam2refiner_jax.image.predictor import decode_prompts
 from sam2refiner_jax.image.prompts import pack_prompts, read_prompts
 
 

@@ -12,7 +12,8 @@ from videos import SideBySide, moving_frames, official_and_ours_video, write_jpe
 from sam2refiner_jax import HQSAM2Config, SAM2ImagePredictor, SAM2VideoPredictor
 from sam2refiner_jax.checkpoints import describe_refiner
 from sam2refiner_jax.config import get_config
-from sam2refiner_jax.image.predictor import encode_photos, refine_prompts
+from sam2refiner_jax.image.encoding import encode_photos
+from sam2refiner_jax.image.predictor import refine_prompts
 
 NAME, SIZE = "sam2.1_hiera_t", 256
 

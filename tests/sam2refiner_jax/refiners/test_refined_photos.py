@@ -21,7 +21,8 @@ from sam2refiner_jax import (
     save_model,
     save_refiner,
 )
-from sam2refiner_jax.image.predictor import encode_photos, refine_prompts
+from sam2refiner_jax.image.encoding import encode_photos
+from sam2refiner_jax.image.predictor import refine_prompts
 from sam2refiner_jax.nn.layers import conv
 from sam2refiner_jax.nn.resize import resize_bilinear
 from sam2refiner_jax.refiners import REFINERS, Refined, Refiner, register_refiner
