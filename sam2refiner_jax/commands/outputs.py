@@ -10,6 +10,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ..atomic import new_file
+from ..data.volumes import is_volume, tags_of_volume
 
 __all__ = [
     "DONE_WITH",
@@ -22,6 +23,7 @@ __all__ = [
     "save_picture",
     "source_of",
     "video_tags",
+    "volume_tags",
 ]
 
 SOFTWARE = "sam2refiner_jax"
@@ -59,6 +61,11 @@ def video_tags(source: str) -> dict[str, str]:
     return {VIDEO_MADE_BY: SOFTWARE, VIDEO_MADE_OF: source}
 
 
+def volume_tags(source: str) -> dict[str, str]:
+    """The text in a result that is a volume."""
+    return {MADE_BY: SOFTWARE, MADE_OF: source}
+
+
 def made_of(path: Path) -> str | None:
     """The source of a result; None if the file is no result of ours."""
     tags: dict[Any, Any]
@@ -77,6 +84,9 @@ def made_of(path: Path) -> str | None:
             with av.open(str(path)) as container:
                 tags = container.metadata
             return tags.get(VIDEO_MADE_OF) if tags.get(VIDEO_MADE_BY) == SOFTWARE else None
+        if is_volume(path):
+            tags = tags_of_volume(path)
+            return tags.get(MADE_OF) if tags.get(MADE_BY) == SOFTWARE else None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # PyAV's errors are of these kinds too
         pass
     return None

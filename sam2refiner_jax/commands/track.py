@@ -1,5 +1,6 @@
 """The command `sam2refiner track`: objects through a video."""
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Iterator
@@ -21,11 +22,59 @@ from ..video.predictor import SAM2VideoPredictor
 from ..video.state import InferenceState
 from .outputs import check_outputs, clear_results, save_picture, source_of, video_tags
 
-__all__ = ["track", "track_video", "write_overlay_video"]
+__all__ = ["FramePrompts", "number_pixels", "propagate_both_ways", "track", "track_video", "write_overlay_video"]
 
 # Tracked frames that are remembered, besides those near the prompts: the command goes once from them to either end, so
 # tracking's own reach is enough.
 HISTORY = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class FramePrompts:
+    """What to track, as shown on one frame: clicks on one object, or boxes around several, or a mask of any number.
+
+    Attributes:
+      points: clicks as x, y, label in pixels; label 1 on the object, 0 off it.
+      boxes: x0, y0, x1, y1 in pixels, one for each object.
+      mask: path of a picture of the frame's size, in any form that `data.masks` reads.
+
+    Raises:
+      ValueError: if there is nothing, or what cannot be mixed.
+    """
+
+    points: tuple[tuple[float, float, int], ...] = ()
+    boxes: tuple[tuple[float, float, float, float], ...] = ()
+    mask: Path | None = None
+
+    def __post_init__(self):
+        if not (self.points or self.boxes or self.mask):
+            raise ValueError("give points, boxes or a mask of the objects to track")
+        if self.points and len(self.boxes) > 1:
+            raise ValueError(f"points are for one object and cannot be mixed with {len(self.boxes)} boxes")
+        if self.mask and (self.points or self.boxes):
+            raise ValueError("give either a mask or points and boxes, not both")
+
+    def give(self, predictor: SAM2VideoPredictor, state: InferenceState, frame: int) -> None:
+        """Gives them to a predictor; objects have the mask's numbers, or are numbered from 1.
+
+        Raises:
+          ValueError: if there is no such frame, or they cannot be meant on it.
+        """
+        if self.mask:
+            numbered = read_objects(self.mask, (state.video_height, state.video_width))
+            for number in np.unique(numbered[numbered > 0]):
+                predictor.add_new_mask(state, frame, int(number), numbered == number)
+            return
+        clicks = np.array(self.points, np.float32) if self.points else None
+        for number, box in enumerate(self.boxes or (None,), start=1):
+            predictor.add_new_points_or_box(
+                state,
+                frame,
+                number,
+                points=None if clicks is None else clicks[:, :2],
+                labels=None if clicks is None else clicks[:, 2].astype(np.int32),
+                box=None if box is None else np.array(box, np.float32),
+            )
 
 
 def track(
@@ -64,12 +113,7 @@ def track(
       image_size: Side of the square that frames are squeezed to, a multiple of 32; the checkpoint's own unless given.
       dtype: Computation type; bfloat16 is the fast mode on GPUs and TPUs.
     """
-    if not (points or boxes or mask):
-        raise ValueError("give points, boxes or a mask of the objects to track")
-    if points and len(boxes) > 1:
-        raise ValueError(f"points are for one object and cannot be mixed with {len(boxes)} boxes")
-    if mask and (points or boxes):
-        raise ValueError("give either a mask or points and boxes, not both")
+    prompts = FramePrompts(points, boxes, mask)
     folder = output / (video.resolve().name if video.is_dir() else video.resolve().stem)
     shown = folder.with_name(folder.name + ".mp4")
     _check_place(folder, shown if overlay else None, video, [mask] if mask else [])
@@ -77,21 +121,7 @@ def track(
         load_model(checkpoint, refiner=refiner, image_size=image_size, dtype=dtype), fill_hole_area=fill_hole_area
     )
     state = predictor.init_state(video, history=HISTORY)
-    if mask:
-        numbered = read_objects(mask, (state.video_height, state.video_width))
-        for number in np.unique(numbered[numbered > 0]):
-            predictor.add_new_mask(state, frame, int(number), numbered == number)
-    else:
-        clicks = np.array(points, np.float32) if points else None
-        for number, box in enumerate(boxes or (None,), start=1):
-            predictor.add_new_points_or_box(
-                state,
-                frame,
-                number,
-                points=None if clicks is None else clicks[:, :2],
-                labels=None if clicks is None else clicks[:, 2].astype(np.int32),
-                box=None if box is None else np.array(box, np.float32),
-            )
+    prompts.give(predictor, state, frame)
 
     folder.mkdir(parents=True, exist_ok=True)
     clear_results(folder, source_of(video))
@@ -112,6 +142,13 @@ def _check_place(folder: Path, shown: Path | None, video: Path, inputs: list[Pat
     check_outputs([(path, source_of(video)) for path in outputs], [video, *inputs])
 
 
+def propagate_both_ways(predictor: SAM2VideoPredictor, state: InferenceState, frame: int) -> Iterator[Any]:
+    """What `propagate_in_video` yields from a frame to the end, and then from the one before it to the start."""
+    yield from predictor.propagate_in_video(state, start_frame_idx=frame)
+    if frame > 0:
+        yield from itertools.islice(predictor.propagate_in_video(state, start_frame_idx=frame, reverse=True), 1, None)
+
+
 def track_video(
     predictor: SAM2VideoPredictor, state: InferenceState, folder: Path, frame: int, source: str
 ) -> Iterator[tuple[int, Path]]:
@@ -121,11 +158,8 @@ def track_video(
       A frame's index and the picture's path.
     """
     names = state.frames.names()
-    passes: list[Iterator] = [predictor.propagate_in_video(state, start_frame_idx=frame)]
-    if frame > 0:
-        backwards = predictor.propagate_in_video(state, start_frame_idx=frame, reverse=True)
-        passes.append(itertools.islice(backwards, 1, None))
-    for index, numbers, logits in tqdm(itertools.chain(*passes), total=len(names), unit="frame"):
+    both_ways = propagate_both_ways(predictor, state, frame)
+    for index, numbers, logits in tqdm(both_ways, total=len(names), unit="frame"):
         path = folder / f"{names[index]}.png"
         save_picture(numbers_picture(number_pixels(logits[:, 0], numbers)), path, source)
         yield index, path
