@@ -174,7 +174,7 @@ class SAM2(nnx.Module):
         """
         assert self.refiner is not None
         if carry is None:
-            carry = self.refiner.initial_carry(len(masks))
+            carry = self.refiner.initial_carry(masks.shape[0])
         with self.precision():
             sparse, exists, _ = self.sam_prompt_encoder(prompts)
             image_pe = self.sam_prompt_encoder.image_encoding()

@@ -2,15 +2,19 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array
 
-__all__ = ["divides_over_mesh", "on_every_chip"]
+__all__ = ["Count", "divides_over_mesh", "on_every_chip"]
+
+# How many there are of something: an int, or what `jax.export.symbolic_shape` makes where a program is for any number.
+Count = Any
 
 
-def divides_over_mesh(batch: int) -> bool:
+def divides_over_mesh(batch: Count) -> bool:
     """Whether every chip of the mesh that the program is traced for gets as many of the batch's elements."""
     sizes = dict(jax.sharding.get_abstract_mesh().shape)
     return batch % math.prod(sizes[name] for name in _free_axes()) == 0

@@ -25,6 +25,7 @@ from jaxtyping import Array, Bool, Float
 from ..config import SAM2Config, dataclass_from_dict
 from ..features import ImageFeatures
 from ..nn.mask_decoder import DecoderOutput
+from ..nn.per_chip import Count
 from ..nn.prompt_encoder import Prompts
 from ..nn.resize import resize_bilinear
 
@@ -168,13 +169,13 @@ class Refiner(nnx.Module):
         """
         return None
 
-    def initial_carry(self, objects: int) -> Any:
+    def initial_carry(self, objects: Count) -> Any:
         """The `carry` of a first click: any pytree of arrays whose first axis is the objects'; () for none."""
         return ()
 
     def carry_of(self, masks: Float[Array | np.ndarray, "b _ _"]) -> Any:
         """The `carry` where there are masks (logits as in `Refined.masks`) that no click gave, such as tracked ones."""
-        return self.initial_carry(len(masks))
+        return self.initial_carry(masks.shape[0])
 
     def prepare(
         self, images: Float[Array, "b s s 3"], features: ImageFeatures, views: Float[Array, "b v h w c"]

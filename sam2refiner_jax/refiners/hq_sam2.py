@@ -83,4 +83,4 @@ class HQSAM2(Refiner):
         hq = jnp.einsum("bc,bhwc->bhw", weights, features, preferred_element_type=jnp.float32)
         if self.config.hq_only:
             return Refined(hq, (hq,))
-        return Refined(inputs.masks + hq.reshape(len(hq), *(1,) * (inputs.masks.ndim - 3), *hq.shape[1:]), (hq,))
+        return Refined(inputs.masks + hq.reshape(hq.shape[0], *(1,) * (inputs.masks.ndim - 3), *hq.shape[1:]), (hq,))

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ..config import SAM2Config
 from ..features import ImageFeatures
+from ..nn.per_chip import Count
 from ..nn.prompt_encoder import BOX_END, BOX_START, NEGATIVE, POSITIVE
 from ..nn.resize import resize_antialiased, resize_bilinear
 from .base import Blend, Refined, Refiner, RefinerInputs, register_refiner
@@ -120,13 +121,13 @@ class SAMRef(Refiner):
         self.whole = network()
         self.window = nnx.data(network() if config.local else None)
 
-    def initial_carry(self, objects: int) -> Carry:
+    def initial_carry(self, objects: Count) -> Carry:
         side = self.image_size
         return Carry(jnp.full((objects, side, side), EMPTY), jnp.full(objects, -1.0))
 
     def carry_of(self, masks: Float[Array | np.ndarray, "b _ _"]) -> Carry:
         side = self.image_size
-        return Carry(resize_bilinear(masks[..., None], (side, side))[..., 0], jnp.full(len(masks), -1.0))
+        return Carry(resize_bilinear(masks[..., None], (side, side))[..., 0], jnp.full(masks.shape[0], -1.0))
 
     def prepare(
         self, images: Float[Array, "b s s 3"], features: ImageFeatures, views: Float[Array, "b v h w c"]
@@ -230,7 +231,7 @@ class SAMRef(Refiner):
     def _trusts_global(self, errors: Float[Array, " b"], carry: Carry) -> Bool[Array, " b"]:
         """The selector: whether the window goes onto the mask of this click rather than onto the one before."""
         if self.config.selector == "global":
-            return jnp.ones(len(errors), bool)
+            return jnp.ones(errors.shape[0], bool)
         before = jnp.asarray(carry.errors)
         is_first = before < 0
         if self.config.selector == "previous":

@@ -72,7 +72,7 @@ class Slots:
     ) -> "Slots":
         """Puts each object's value in the slot of its frame, over the oldest one; nothing where `where` is False."""
         slot = frames % self.frames.shape[1]  # any run of frames as long as the slots has a slot for each
-        rows = jnp.arange(len(frames))
+        rows = jnp.arange(frames.shape[0])
         kept = where.reshape(-1, *[1] * (values.ndim - 1))
         values = jnp.where(kept, values.astype(self.values.dtype), self.values[rows, slot])
         return Slots(

@@ -18,6 +18,7 @@ from ..config import SAM2Config
 from ..features import ImageFeatures
 from ..image.preprocess import normalise
 from ..nn.mask_decoder import DecoderOutput, select_single_mask
+from ..nn.per_chip import Count
 from ..nn.positional import sine_encoding_2d
 from ..nn.prompt_encoder import ABSENT, NOT_A_POINT, Prompts
 from ..nn.resize import resize_antialiased, resize_bilinear
@@ -136,7 +137,7 @@ def segment_tracked(
     embedding = condition_on_memory(model, features, bank, frames)
     if prompts is not None:
         return _segment(model, embedding, features.take(frames.image), prompts, prompts, carry)
-    prompts = _no_prompts(model.config, len(frames.image))
+    prompts = _no_prompts(model.config, frames.image.shape[0])
     return _segment(model, embedding, features.take(frames.image), prompts, prompts if origins is None else origins)
 
 
@@ -166,8 +167,8 @@ def segment_mask_prompt(
     with model.precision():
         low_res = resize_antialiased((masks * MASK_SCALE + MASK_BIAS)[..., None], (model.config.mask_size,) * 2)
         mask_prompt = model.mask_downsample(masks[..., None])[..., 0].astype(jnp.float32)
-        prompts = _no_prompts(model.config, len(masks))
-        prompts = dataclasses.replace(prompts, mask=mask_prompt, has_mask=jnp.ones(len(masks), bool))
+        prompts = _no_prompts(model.config, masks.shape[0])
+        prompts = dataclasses.replace(prompts, mask=mask_prompt, has_mask=jnp.ones(masks.shape[0], bool))
         # The mask is the truth, so nothing is ambiguous: the pointer is the single mask's.
         output = model.decode(features.embedding, features, prompts, with_refiner=True)
         pointers = _object_pointers(model, output.mask_tokens[:, 0], output.object_score_logits[:, 0])
@@ -304,7 +305,7 @@ def track_clip(
     return bank, tracked
 
 
-def _no_prompts(config: SAM2Config, objects: int) -> Prompts:
+def _no_prompts(config: SAM2Config, objects: Count) -> Prompts:
     """Prompts that say nothing: officially a point that is none, and the padding point."""
     return Prompts(
         points=jnp.zeros((objects, 2, 2)),
@@ -350,7 +351,7 @@ def _choose_mask(
     """
     ambiguous = jnp.sum(prompts.labels != ABSENT, axis=1) <= 2
     best = 1 + jnp.argmax(output.iou[:, 1:], axis=1)
-    rows = jnp.arange(len(best))
+    rows = jnp.arange(best.shape[0])
     single, _ = select_single_mask(output, config)
     masks = jnp.where(ambiguous[:, None, None], output.masks[rows, best], single[:, 0])
     return masks, jnp.where(ambiguous[:, None], output.mask_tokens[rows, best], output.mask_tokens[:, 0])
