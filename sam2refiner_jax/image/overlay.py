@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Integer, UInt8
 
-__all__ = ["PALETTE", "draw_overlay"]
+__all__ = ["PALETTE", "draw_captions", "draw_overlay"]
 
 # Distinct on photos; objects take them in turn.
 PALETTE = np.array(
@@ -51,4 +51,32 @@ def draw_overlay(
             centre, radius = (round(float(x)), round(float(y))), 5 * thickness
             cv2.circle(picture, centre, radius, POSITIVE_COLOUR if label else NEGATIVE_COLOUR, -1, cv2.LINE_AA)
             cv2.circle(picture, centre, radius, (255, 255, 255), thickness, cv2.LINE_AA)
+    return picture
+
+
+def draw_captions(
+    photo: UInt8[np.ndarray, "h w 3"], masks: Bool[np.ndarray, "objects h w"], captions: Sequence[str]
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The photo with a line of text above each mask, or in it where there is no room above; none for empty masks.
+
+    Args:
+      photo: RGB.
+      masks: one per object.
+      captions: one per object, in ASCII.
+    """
+    picture = photo.copy()
+    height, width = photo.shape[:2]
+    font, scale = cv2.FONT_HERSHEY_SIMPLEX, max(0.3, max(height, width) / 1600)
+    stroke = max(1, round(2 * scale))
+    for mask, caption in zip(masks, captions, strict=True):
+        if not mask.any():
+            continue
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        (length, ascent), descent = cv2.getTextSize(caption, font, scale, stroke)
+        x = max(0, min(int(columns[0]), width - length))
+        y = int(rows[0]) - descent
+        if y < ascent:
+            y = min(int(rows[0]) + ascent, height - descent)
+        for colour, thickness in (((0, 0, 0), stroke + 2), ((255, 255, 255), stroke)):
+            cv2.putText(picture, caption, (x, y), font, scale, colour, thickness, cv2.LINE_AA)
     return picture

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +20,10 @@ from ..nn.prompt_encoder import LOGIT_LIMIT, NOT_A_POINT, Prompts
 from ..nn.resize import antialiased_matrix
 from ..pretrained import FromPretrained
 from ..sam2 import SAM2
+from .array_file import ArrayFile
 from .frames import FrameStream, open_frames
 from .memory_bank import ObjectFrames
-from .state import FrameRecord, InferenceState, ObjectHistory, ObjectOnFrame, assemble_bank
+from .state import FrameRecord, FrameScores, InferenceState, ObjectHistory, ObjectOnFrame, assemble_bank, scores_of
 from .tracking import (
     NO_OBJECT_SCORE,
     Segmentation,
@@ -144,8 +145,8 @@ class SAM2VideoPredictor(FromPretrained):
             raise ValueError(f"history must be at least {least}, the frames that tracking looks back on; got {history}")
         frames = open_frames(video_path, self.model.config.image_size, kept=history or least)
         if isinstance(frames, FrameStream):  # which nobody can go back in
-            return InferenceState(frames, None, history or least)
-        return InferenceState(frames, len(frames), history, reach=least - 1)
+            return InferenceState(frames, None, history or least, recent=least)
+        return InferenceState(frames, len(frames), history, reach=least - 1, recent=least)
 
     def add_new_points_or_box(
         self,
@@ -245,13 +246,37 @@ class SAM2VideoPredictor(FromPretrained):
         state.objects.setdefault(obj_id, history)
         return frame_idx, state.obj_ids, self._masks_on(state, frame_idx, is_prompt)
 
+    @overload
     def propagate_in_video(
         self,
         inference_state: InferenceState,
         start_frame_idx: int | None = None,
         max_frame_num_to_track: int | None = None,
         reverse: bool = False,
-    ) -> Iterator[tuple[int, list[Any], Masks]]:
+        *,
+        return_scores: Literal[False] = False,
+    ) -> Iterator[tuple[int, list[Any], Masks]]: ...
+
+    @overload
+    def propagate_in_video(
+        self,
+        inference_state: InferenceState,
+        start_frame_idx: int | None = None,
+        max_frame_num_to_track: int | None = None,
+        reverse: bool = False,
+        *,
+        return_scores: Literal[True],
+    ) -> Iterator[tuple[int, list[Any], Masks, FrameScores]]: ...
+
+    def propagate_in_video(
+        self,
+        inference_state: InferenceState,
+        start_frame_idx: int | None = None,
+        max_frame_num_to_track: int | None = None,
+        reverse: bool = False,
+        *,
+        return_scores: bool = False,
+    ) -> Iterator[tuple[Any, ...]]:
         """Tracks all objects from frame to frame.
 
         What was tracked stays when a later frame fails, or when the caller stops. Objects and prompts that are added
@@ -263,11 +288,15 @@ class SAM2VideoPredictor(FromPretrained):
             iterator and some were tracked already, the next one.
           max_frame_num_to_track: how many frames to track after the first one; by default all.
           reverse: go backwards; not from an iterator.
+          return_scores: also yield how sure the model is of each object, as `inference_state.scores_on(frame)` says it.
 
         Yields:
-          A frame's index, all object ids, and mask logits, (objects, 1, height, width).
+          A frame's index, all object ids, and mask logits, (objects, 1, height, width); with `return_scores` also
+          `FrameScores`: `object_score_logits` and `predicted_iou`, (objects,) each.
 
         Raises:
+          OSError: if older results cannot be written to a temporary file, naming its folder; none is lost, and
+            propagation can go on where it stopped.
           RuntimeError: if an object has no prompts, or the iterator of frames fails.
           ValueError: on a start that is not there, or a frame that cannot be read, naming it.
         """
@@ -278,6 +307,7 @@ class SAM2VideoPredictor(FromPretrained):
         rows = bucket(len(objects))
         bank, origins = None, jax.device_put(self._origins(objects, rows, reverse))
         for frame_idx, image in state.frames.ahead(order):
+            state.store_old()
             active = np.array([o.on(frame_idx).prompted is None for o in objects] + [False] * (rows - len(objects)))
             if active.any():
                 if bank is None:
@@ -298,7 +328,9 @@ class SAM2VideoPredictor(FromPretrained):
                     history.forget_around(frame_idx, self.model.config.num_maskmem)
                     bank = None  # to be put together of what is left
             state.last_frame = frame_idx
-            yield frame_idx, ids, self._to_video_size(state, [o.on(frame_idx).result for o in objects])
+            results = [o.on(frame_idx).result for o in objects]
+            shown = frame_idx, ids, self._to_video_size(state, results)
+            yield (*shown, scores_of(results)) if return_scores else shown
 
     def propagate_in_video_preflight(self, inference_state: InferenceState) -> None:
         """Makes memories of the prompts since the last propagation; `propagate_in_video` begins with it.
@@ -383,7 +415,7 @@ class SAM2VideoPredictor(FromPretrained):
     def reset_state(self, inference_state: InferenceState) -> None:
         """Forgets all objects, prompts and results; the video stays open."""
         inference_state.objects.clear()
-        inference_state.last_frame = None
+        inference_state.last_frame, inference_state.file = None, ArrayFile()
 
     def _read_points(
         self, state: InferenceState, points, labels, box, clear_old_points: bool, normalize_coords: bool
@@ -453,6 +485,7 @@ class SAM2VideoPredictor(FromPretrained):
             result.mask[None],
             result.pointer[None],
             np.full(1, result.object_score_logit, np.float32),
+            np.full(1, result.predicted_iou, np.float32),
             None if result.refined is None else result.refined[None].astype(np.float32),
         )
         return np.array(_encode_prompted(self.model, features, found)[0].astype(self.memory_dtype))
@@ -470,6 +503,7 @@ class SAM2VideoPredictor(FromPretrained):
                 np.array(masks[i]),
                 np.array(found.pointers[i]),
                 float(found.object_score_logits[i]),
+                float(found.predicted_iou[i]),
                 None if memory is None else np.array(memory[i]),
                 None if refined is None else refined[i].copy(),
             )
