@@ -12,6 +12,7 @@ from sam2refiner_jax.video.state import FrameScores
 HEIGHT, WIDTH, SIZE, FRAMES = 120, 180, 128, 8
 CLICK, BOX = np.array([[45.0, 60.0]]), np.array([100.0, 5.0, 140.0, 60.0])
 CORRECTION = {"points": np.array([[70.0, 60.0], [20.0, 20.0]]), "labels": np.array([1, 0], np.int32)}
+TOLERANCE = 1e-5  # random weights predict nearly the same IoU of every frame
 POSITIVE = np.array([1], np.int32)
 
 
@@ -52,8 +53,8 @@ def both(clip):
 
 
 def assert_scores(found, expected):
-    np.testing.assert_allclose(found.predicted_iou, expected[:, 0], atol=1e-4)
-    np.testing.assert_allclose(found.object_score_logits, expected[:, 1], atol=1e-3)
+    np.testing.assert_allclose(found.predicted_iou, expected[:, 0], atol=TOLERANCE)
+    np.testing.assert_allclose(found.object_score_logits, expected[:, 1], atol=10 * TOLERANCE)
 
 
 def propagated(both, **kwargs):
@@ -83,7 +84,7 @@ def test_scores_equal_the_official_decoders(both):
         assert_scores(scores, theirs)
         for mine, again in zip(scores, both.state.scores_on(frame), strict=True):
             np.testing.assert_array_equal(mine, again)
-    assert np.ptp(expected[1:, :, 0]) > 0.01
+    assert np.ptp(expected[1:, :, 0]) > 50 * TOLERANCE
 
     both.call("add_new_points_or_box", 5, 1, **CORRECTION)
     corrected = decoded.taken()
