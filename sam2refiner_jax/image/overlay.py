@@ -66,17 +66,16 @@ def draw_captions(
     """
     picture = photo.copy()
     height, width = photo.shape[:2]
-    font, scale = cv2.FONT_HERSHEY_SIMPLEX, max(0.3, max(height, width) / 1600)
-    stroke = max(1, round(2 * scale))
+    scale = max(0.4, max(height, width) / 1600)
+    font = cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), max(1, round(1.5 * scale)), cv2.LINE_AA
     for mask, caption in zip(masks, captions, strict=True):
         if not mask.any():
             continue
-        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        (length, ascent), descent = cv2.getTextSize(caption, font, scale, stroke)
-        x = max(0, min(int(columns[0]), width - length))
-        y = int(rows[0]) - descent
-        if y < ascent:
-            y = min(int(rows[0]) + ascent, height - descent)
-        for colour, thickness in (((0, 0, 0), stroke + 2), ((255, 255, 255), stroke)):
-            cv2.putText(picture, caption, (x, y), font, scale, colour, thickness, cv2.LINE_AA)
+        top, left = int(mask.any(axis=1).argmax()), int(mask.any(axis=0).argmax())
+        (length, ascent), descent = cv2.getTextSize(caption, font[0], scale, font[3])
+        tall = ascent + descent
+        x = max(0, min(left, width - length))
+        y = top - tall if top >= tall else min(top, height - tall)
+        picture[max(0, y) : y + tall, x : x + length] //= 4  # a dark ground, on any photo
+        cv2.putText(picture, caption, (x, y + ascent), *font)
     return picture
