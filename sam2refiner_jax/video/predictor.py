@@ -65,7 +65,8 @@ class SAM2VideoPredictor(FromPretrained):
 
     A frame is encoded once, and all objects are tracked in it by one compiled step of static shape: frame numbers,
     clip lengths, up to 8 clicks, and objects up to the next power of two compile nothing new. Only the memories that
-    the next frames can attend to are on the device; results are kept in host memory.
+    the next frames can attend to are on the device; results are in host memory, and those that tracking does not look
+    back on in a temporary file.
 
     Semantics are those of the official package 1.1.0 as `build_sam2_video_predictor` makes it, some of which surprise:
 
@@ -128,14 +129,15 @@ class SAM2VideoPredictor(FromPretrained):
             Files are read as they are shown: turned upright by a video's display matrix or a picture's EXIF, which the
             official package ignores. Coordinates are those of the upright frame.
           offload_video_to_cpu: has no effect: frames are always in host memory, and decoded ahead.
-          offload_state_to_cpu: has no effect: results are always in host memory, while what memory attention needs of
-            them stays on the device.
+          offload_state_to_cpu: has no effect: results are never on the device, but for what memory attention needs of
+            them.
           async_loading_frames: has no effect: frames are always decoded in threads.
           history: how many tracked frames of each object to remember, at least 16. Prompts can correct the frames
             that are remembered, and propagation can start from them. By default all frames of a stored clip, and 16
             of an iterator, of which as many frames stay available for prompts; so its memory does not grow. Of a stored
             clip the 15 frames to either side of each prompt are remembered besides, so that going backwards from a
-            prompt after going forwards gives what it gives with all frames remembered.
+            prompt after going forwards gives what it gives with all frames remembered. Frames beyond those 16 and 15
+            are remembered in a temporary file without a name, in the folder that the environment variable TMPDIR names.
 
         Raises:
           ValueError: if the video holds no frames, frames of different sizes, or cannot be read.
@@ -307,7 +309,6 @@ class SAM2VideoPredictor(FromPretrained):
         rows = bucket(len(objects))
         bank, origins = None, jax.device_put(self._origins(objects, rows, reverse))
         for frame_idx, image in state.frames.ahead(order):
-            state.store_old()
             active = np.array([o.on(frame_idx).prompted is None for o in objects] + [False] * (rows - len(objects)))
             if active.any():
                 if bank is None:
@@ -317,6 +318,7 @@ class SAM2VideoPredictor(FromPretrained):
                 features = self._features(state, frame_idx, image)
                 where = self._object_frames(state, rows, frame_idx, reverse)
                 bank, tracked = track_frame(self.model, bank, features, where, active, origins)
+                state.store_old()  # while the device computes
                 found = self._to_host(tracked.segmentation, len(objects), tracked.memory)
                 for is_active, history, result in zip(active, objects, found, strict=False):
                     if is_active:

@@ -1,4 +1,4 @@
-"""What a video predictor keeps of a clip between calls, in host memory."""
+"""What a video predictor keeps of a clip between calls, in host memory and, of results long past, in a file."""
 
 import dataclasses
 import itertools
