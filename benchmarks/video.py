@@ -3,6 +3,7 @@
     python benchmarks/video.py beside --frames 16         seconds a frame of both predictors, in turns on one clip
     python benchmarks/video.py steps --objects 1 2 4      encoder, step by number of objects, clips in a batch
     python benchmarks/video.py live --frames 5000         step time and memory over a long iterator
+    python benchmarks/video.py past --frames 1000         step time and memory over a stored clip with a refiner
 
 Weights are random, which makes no difference to speed. `beside` needs the official package.
 """
@@ -172,6 +173,48 @@ def live(name: str = "sam2.1_hiera_t", image_size: int = 1024, frames: int = 500
                 buffers_mb=round(sum(x.nbytes for x in jax.live_arrays()) / 2**20, 3),
                 host_mb=resident_mb(),
                 remembered=len(state.objects[1].tracked),
+            )
+
+
+@app.command
+def past(
+    name: str = "sam2_nano",
+    refiner: str = "sam2refiner",
+    image_size: int = 256,
+    frames: int = 1000,
+    objects: int = 4,
+    every: int = 200,
+    in_memory: bool = False,
+) -> None:
+    """Step time, memory and the size of the temporary file over a stored clip all of whose results are kept.
+
+    Args:
+      name: The model.
+      refiner: The kind of its refiner.
+      image_size: Side of the input in pixels.
+      frames: How many.
+      objects: Objects to track.
+      every: Frames between two reports.
+      in_memory: Keep all results in memory instead, as before they went to a file.
+    """
+    stored = frames_of(None, 8)
+    predictor = SAM2VideoPredictor(build_model(name, refiner=refiner, image_size=image_size))
+    state = predictor.init_state([stored[i % len(stored)] for i in range(frames)])
+    if in_memory:
+        state.recent = None
+    for i in range(objects):
+        predictor.add_new_points_or_box(state, 0, i, box=np.float32([50 + 20 * i, 60, 300 + 20 * i, 400]))
+    times = []
+    for i, seconds in enumerate(seconds_between(predictor.propagate_in_video(state))):
+        times.append(seconds)
+        if i % every == every - 1 or i in (10, 50):
+            gc.collect()
+            report(
+                frame=i,
+                seconds=round(float(np.median(times[-every:])), 4),
+                slowest=round(max(times[-every:]), 4),
+                host_mb=resident_mb(),
+                file_mb=round(state.file.size / 2**20, 1),
             )
 
 

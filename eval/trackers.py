@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -13,12 +13,13 @@ from ..commands.track import HISTORY
 from ..image.boxes import box_around
 from ..video.frames import FrameFolder
 from ..video.predictor import SAM2VideoPredictor
+from ..video.state import FrameScores
 from .clicks import next_click
 from .jax_segmenter import weights_checksum
 from .segmenters import FilledBox, GrabCut
 from .truth_prompts import Prompt
 
-__all__ = ["BaselineTracker", "PredictorTracker", "Start", "Tracker", "our_tracker", "start_of"]
+__all__ = ["BaselineTracker", "PredictorTracker", "Start", "TrackedObjects", "Tracker", "our_tracker", "start_of"]
 
 # How much the box of the last mask grows, on each side, before GrabCut looks for the object in the next frame.
 GROWTH = 0.2
@@ -34,7 +35,22 @@ class Start:
 
 # By frame, then by the object's number.
 Starts = dict[int, dict[int, Start]]
-Tracked = Iterator[tuple[int, list[int], Float[np.ndarray, "objects h w"]]]
+
+
+class TrackedObjects(NamedTuple):
+    """What a tracker found in a frame.
+
+    Attributes:
+      frame: its index.
+      numbers: of the objects that have started.
+      logits: of their masks.
+      scores: how sure the tracker is of them; None if it does not say.
+    """
+
+    frame: int
+    numbers: list[int]
+    logits: Float[np.ndarray, "objects h w"]
+    scores: FrameScores | None = None
 
 
 @runtime_checkable
@@ -51,8 +67,8 @@ class Tracker(Protocol):
         """What its masks depend on, as plain values."""
         ...
 
-    def track(self, frames: Path, starts: Starts) -> Tracked:
-        """Yields a frame's index, the numbers of the objects that have started, and their logits, (objects, h, w)."""
+    def track(self, frames: Path, starts: Starts) -> Iterator[TrackedObjects]:
+        """Yields what is found in each frame from the first start on."""
         ...
 
 
@@ -72,31 +88,36 @@ class PredictorTracker:
       predictor: ours or the official one.
       name: in reports.
       settings: what its masks depend on.
+      with_scores: ask it for scores too, which ours has.
       options: for its `init_state`.
     """
 
-    def __init__(self, predictor: Any, name: str, settings: dict[str, Any], **options: Any):
+    def __init__(
+        self, predictor: Any, name: str, settings: dict[str, Any], *, with_scores: bool = False, **options: Any
+    ):
         self.name = name
         self._predictor = predictor
         self._settings = settings
+        self._asks = {"return_scores": True} if with_scores else {}
         self._options = options
 
     def settings(self) -> dict[str, Any]:
         return {"tracker": self.name, **self._settings}
 
-    def track(self, frames: Path, starts: Starts) -> Tracked:
+    def track(self, frames: Path, starts: Starts) -> Iterator[TrackedObjects]:
         """Tracks up to the first frame of another object, adds that one, and so on; no object affects another."""
         state = self._predictor.init_state(str(frames), **self._options)
         firsts = sorted(starts)
         for first, following in itertools.zip_longest(firsts, firsts[1:]):
             for number, start in starts[first].items():
                 self._add(state, first, number, start)
-            for index, numbers, logits in self._predictor.propagate_in_video(
+            for index, numbers, logits, *scores in self._predictor.propagate_in_video(
                 state,
                 start_frame_idx=first,
                 max_frame_num_to_track=None if following is None else following - first - 1,
+                **self._asks,
             ):
-                yield index, list(numbers), np.asarray(logits)[:, 0]
+                yield TrackedObjects(index, list(numbers), np.asarray(logits)[:, 0], *scores)
 
     def _add(self, state: Any, frame: int, number: int, start: Start) -> None:
         if start.mask is not None:
@@ -115,7 +136,7 @@ def our_tracker(predictor: SAM2VideoPredictor, name: str) -> PredictorTracker:
         "weights": weights_checksum(predictor.model),
         "refined": predictor.model.refiner is not None,
     }
-    return PredictorTracker(predictor, name, settings, history=HISTORY)
+    return PredictorTracker(predictor, name, settings, with_scores=True, history=HISTORY)
 
 
 class BaselineTracker:
@@ -134,7 +155,7 @@ class BaselineTracker:
     def settings(self) -> dict[str, Any]:
         return {"tracker": self.name}
 
-    def track(self, frames: Path, starts: Starts) -> Tracked:
+    def track(self, frames: Path, starts: Starts) -> Iterator[TrackedObjects]:
         prompts: dict[int, Prompt] = {}
         for index, photo in enumerate(FrameFolder(frames, size=1).photos()):
             new = starts.get(index, {})
@@ -144,7 +165,8 @@ class BaselineTracker:
                 prompts |= {n: Prompt(box=_grown(box_around(mask), mask)) for n, mask in masks.items() if mask.any()}
             masks |= {number: start.mask for number, start in new.items() if start.mask is not None}
             if masks:
-                yield index, list(masks), np.where(np.stack(list(masks.values())), 1.0, -1.0).astype(np.float32)
+                logits = np.where(np.stack(list(masks.values())), 1.0, -1.0).astype(np.float32)
+                yield TrackedObjects(index, list(masks), logits)
 
 
 def _as_prompt(start: Start) -> Prompt:

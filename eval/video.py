@@ -1,5 +1,6 @@
 """The video benchmark: semi-supervised tracking from the first frame, masks for the official evaluators, J and F."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,6 +31,9 @@ __all__ = [
 
 MASKS_FOLDER = "masks"
 
+# Object score logits and predicted IoUs of a clip, by frame and object.
+ClipScores = dict[str, dict[int, tuple[float, float]]]
+
 
 class PredictionError(ValueError):
     """A prediction is missing or is no mask of its clip; the message says which."""
@@ -40,7 +44,8 @@ def evaluate_videos(
 ) -> list[LeftOut]:
     """Tracks and scores every clip that `run` has no record of, and adds the records.
 
-    The masks of a clip are in the folder masks/CLIP of the run. A clip that was interrupted is tracked again.
+    The masks of a clip are in the folder masks/CLIP of the run; the tracker's scores, if it gives such, in the record.
+    A clip that was interrupted is tracked again.
 
     Args:
       tracker: what to evaluate.
@@ -61,8 +66,8 @@ def evaluate_videos(
                 continue
             folder = run.folder / MASKS_FOLDER / clip.name
             try:
-                clock.time("model", track_clip, tracker, clip, prompt, folder)
-                run.append([clock.time("metrics", _record, clip, folder)])
+                scores = clock.time("model", track_clip, tracker, clip, prompt, folder)
+                run.append([clock.time("metrics", _record, clip, folder, scores)])
             except ValueError as error:
                 left_out.append(LeftOut(clip.name, "", str(error), unread=True))
     return left_out
@@ -92,16 +97,30 @@ def unscored_objects(records: Sequence[Record]) -> list[LeftOut]:
     return [LeftOut(r["clip"], f"object {number}", reason) for r in records for number in r.get("unscored", ())]
 
 
-def _record(clip: Clip, predictions: Path) -> Record:
-    unscored = [each.number for each in clip.objects() if not each.scored]
-    return {"clip": clip.name, "objects": score_clip(clip, predictions), "unscored": unscored}
+def _record(clip: Clip, predictions: Path, scores: ClipScores | None = None) -> Record:
+    objects = clip.objects()
+    unscored = [each.number for each in objects if not each.scored]
+    record = {"clip": clip.name, "objects": score_clip(clip, predictions), "unscored": unscored}
+    if scores:
+        record["scores"] = [_scores_record(each, scores) for each in objects if each.scored]
+    return record
 
 
-def track_clip(tracker: Tracker, clip: Clip, prompt: str, folder: Path) -> None:
+def _scores_record(each: VideoObject, scores: ClipScores) -> Record:
+    """The scores of an object's scored frames, in the order of `j_by_frame`."""
+    columns = zip(*(scores[frame][each.number] for frame in each.scored), strict=True)
+    logits, ious = ([None if math.isnan(v) else v for v in column] for column in columns)  # JSON has no NaN
+    return {"object": each.number, "object_score_logits": logits, "predicted_iou": ious}
+
+
+def track_clip(tracker: Tracker, clip: Clip, prompt: str, folder: Path) -> ClipScores:
     """Tracks all objects of a clip and writes a PNG for each frame, as the official evaluators read them.
 
     A pixel's value is the number of the object with the highest logit. As in DAVIS 2016, the picture is grayscale if
     the only number is 255; else it has DAVIS's palette.
+
+    Returns:
+      The scores of each frame; none if the tracker gives none.
     """
     folder.mkdir(parents=True, exist_ok=True)
     names, objects = clip.frame_names(), clip.objects()
@@ -117,8 +136,14 @@ def track_clip(tracker: Tracker, clip: Clip, prompt: str, folder: Path) -> None:
     shape = clip.numbers(objects[0].first).shape
     for name in names[: min(starts)]:
         _save(np.zeros(shape, np.uint8), folder / f"{name}.png", is_grayscale)
-    for index, numbers, logits in tracker.track(clip.frames, starts):
-        _save(number_pixels(logits, numbers), folder / f"{names[index]}.png", is_grayscale)
+    scores: ClipScores = {}
+    for found in tracker.track(clip.frames, starts):
+        name = names[found.frame]
+        _save(number_pixels(found.logits, found.numbers), folder / f"{name}.png", is_grayscale)
+        if found.scores is not None:
+            pairs = np.stack(found.scores, axis=1).tolist()
+            scores[name] = dict(zip(found.numbers, map(tuple, pairs), strict=True))
+    return scores
 
 
 def score_clip(clip: Clip, predictions: Path) -> list[Record]:

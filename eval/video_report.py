@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data.clips import Layout
+from .calibration import calibration_of_videos, calibration_text
 from .image import Clock, LeftOut
 from .paper import LVOS_V1, LVOS_V2
 from .report import timing_line, write_csv, write_json, write_text
@@ -75,7 +76,7 @@ def write_video_report(
     clock: Clock,
     left_out: Sequence[LeftOut] = (),
 ) -> str:
-    """Writes results.json, objects.csv and table.md.
+    """Writes results.json, objects.csv and table.md; with the calibration of the predicted IoU if there are scores.
 
     Args:
       folder: of the run.
@@ -97,8 +98,10 @@ def write_video_report(
     except ValueError as error:
         reason = f"; the first that was left out: {_described(left_out[0])}" if left_out else ""
         raise ValueError(f"{error}{reason}") from error
+    calibration = calibration_of_videos(records)
     document = {
         "summary": dataclasses.asdict(summary),
+        "calibration": calibration and dataclasses.asdict(calibration),
         "seconds": dict(clock.seconds),
         "left_out": [{"clip": each.benchmark, "object": each.name, "reason": each.reason} for each in left_out],
         "clips": list(records),
@@ -117,6 +120,8 @@ def write_video_report(
     )
     if left_out:
         notes += "\n\nLeft out:\n" + "\n".join(f"- {_described(each)}" for each in left_out)
+    if calibration:
+        notes += f"\n\n## Calibration of the predicted IoU\n\n{calibration_text(calibration)}"
     text = f"{_table({name: summary}, layout)}\n\n{notes}\n\n{timing_line(clock, 'scoring')}"
     write_text(folder / "table.md", f"# {name}\n\n{text}\n")
     return text

@@ -1,8 +1,9 @@
 """Results of commands: each file says what made it and of what, so that only an earlier result is ever replaced."""
 
+import csv
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..data.volumes import is_volume, tags_of_volume
 
 __all__ = [
     "DONE_WITH",
+    "SCORE_COLUMNS",
     "check_outputs",
     "check_unused",
     "clear_results",
@@ -21,6 +23,7 @@ __all__ = [
     "made_of",
     "save_document",
     "save_picture",
+    "save_scores",
     "source_of",
     "video_tags",
     "volume_tags",
@@ -30,6 +33,8 @@ SOFTWARE = "sam2refiner_jax"
 # The fields of PNGs and JSONs, and those of videos, whose containers know only some names.
 MADE_BY, MADE_OF = "Software", "Source"
 VIDEO_MADE_BY, VIDEO_MADE_OF = "comment", "title"
+# The head of a table of scores; its first column says what it is of.
+SCORE_COLUMNS = ("video", "frame", "object", "object_score", "predicted_iou")
 # The field of a JSON that says with which settings and prompts it was made.
 DONE_WITH = "made_with"
 
@@ -56,6 +61,14 @@ def save_document(document: dict, path: Path, source: str) -> None:
         )
 
 
+def save_scores(rows: Iterable[Sequence[object]], path: Path, source: str) -> None:
+    """Writes a result as CSV, in place of an earlier one: for each row the source, and what `SCORE_COLUMNS` says."""
+    with new_file(path, overwrite=True) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(SCORE_COLUMNS)
+        writer.writerows([source, *row] for row in rows)
+
+
 def video_tags(source: str) -> dict[str, str]:
     """The metadata of a result that is a video."""
     return {VIDEO_MADE_BY: SOFTWARE, VIDEO_MADE_OF: source}
@@ -78,6 +91,12 @@ def made_of(path: Path) -> str | None:
             document = json.loads(path.read_bytes())
             ours = isinstance(document, dict) and document.get(MADE_BY.lower()) == SOFTWARE
             return document.get(MADE_OF.lower()) if ours else None
+        if path.suffix.lower() == ".csv":
+            with open(path, newline="", encoding="utf-8") as file:
+                reader = csv.reader(file)
+                ours = tuple(next(reader, ())) == SCORE_COLUMNS
+                sources = {row[0] for row in reader if row} if ours else set()
+            return sources.pop() if len(sources) == 1 else None
         if path.suffix.lower() == ".mp4":
             import av
 
@@ -87,8 +106,8 @@ def made_of(path: Path) -> str | None:
         if is_volume(path):
             tags = tags_of_volume(path)
             return tags.get(MADE_OF) if tags.get(MADE_BY) == SOFTWARE else None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # PyAV's errors are of these kinds too
-        pass
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, csv.Error):
+        pass  # PyAV's errors are of these kinds too
     return None
 
 

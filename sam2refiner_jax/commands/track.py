@@ -16,17 +16,29 @@ from tyro.conf import Positional
 from ..atomic import new_file
 from ..checkpoints import DEFAULT_CHECKPOINT, load_model
 from ..data.masks import VOID, numbers_picture, read_numbers, read_objects
-from ..image.overlay import draw_overlay
+from ..image.overlay import draw_captions, draw_overlay
 from ..video.frames import FRAME_RATE, Frames
 from ..video.predictor import SAM2VideoPredictor
-from ..video.state import InferenceState
-from .outputs import check_outputs, clear_results, save_picture, source_of, video_tags
+from ..video.state import FrameScores, InferenceState
+from .outputs import check_outputs, clear_results, save_picture, save_scores, source_of, video_tags
 
-__all__ = ["FramePrompts", "number_pixels", "propagate_both_ways", "track", "track_video", "write_overlay_video"]
+__all__ = [
+    "FramePrompts",
+    "Scores",
+    "number_pixels",
+    "propagate_both_ways",
+    "track",
+    "track_video",
+    "write_overlay_video",
+]
 
 # Tracked frames that are remembered, besides those near the prompts: the command goes once from them to either end, so
 # tracking's own reach is enough.
 HISTORY = 16
+SCORES_FILE = "scores.csv"
+
+# An object's score and its mask's predicted IoU, both in [0, 1], NaN where there is none; by the object's number.
+Scores = dict[int, tuple[float, float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +99,7 @@ def track(
     mask: Path | None = None,
     frame: int = 0,
     overlay: bool = True,
+    show_scores: bool = False,
     fill_hole_area: int = 0,
     image_size: int | None = None,
     dtype: Literal["float32", "bfloat16"] = "float32",
@@ -95,7 +108,9 @@ def track(
 
     It writes the masks as OUTPUT/NAME/00000.png and so on, in DAVIS layout: palette pictures of the video's size whose
     value is the object's number, 0 where there is none; 16-bit ones if a number is beyond 255. OUTPUT/NAME.mp4 shows
-    them on the video. What was written stays if a later frame cannot be read.
+    them on the video. OUTPUT/NAME/scores.csv has for each frame and object the probability that the object is there and
+    the predicted IoU of its mask, before a refiner made it finer; blank where the mask was given. What was written
+    stays if a later frame cannot be read.
 
     Args:
       video: A video file, or a folder of JPEGs (or PNGs, WebPs, TIFFs) named by frame number.
@@ -109,11 +124,14 @@ def track(
         object; white on black is one.
       frame: The frame that the prompts are for; from a later one than the first, tracking runs in both directions.
       overlay: Write the video that shows the masks.
+      show_scores: Write the two scores beside each object in that video.
       fill_hole_area: Fill holes of at most this area, in pixels of the low-resolution mask.
       image_size: Side of the square that frames are squeezed to, a multiple of 32; the checkpoint's own unless given.
       dtype: Computation type; bfloat16 is the fast mode on GPUs and TPUs.
     """
     prompts = FramePrompts(points, boxes, mask)
+    if show_scores and not overlay:
+        raise ValueError("show_scores needs the overlay, which shows them")
     folder = output / (video.resolve().name if video.is_dir() else video.resolve().stem)
     shown = folder.with_name(folder.name + ".mp4")
     _check_place(folder, shown if overlay else None, video, [mask] if mask else [])
@@ -124,14 +142,18 @@ def track(
     prompts.give(predictor, state, frame)
 
     folder.mkdir(parents=True, exist_ok=True)
-    clear_results(folder, source_of(video))
+    for pattern in ("*.png", SCORES_FILE):
+        clear_results(folder, source_of(video), pattern)
     masks: dict[int, Path] = {}
+    scores: dict[int, Scores] = {}
     try:
-        for index, path in track_video(predictor, state, folder, frame, source_of(video)):
-            masks[index] = path
-    finally:  # Also where a frame cannot be read: the overlay shows what there is.
+        for index, path, of_objects in track_video(predictor, state, folder, frame, source_of(video)):
+            masks[index], scores[index] = path, of_objects
+    finally:  # Also where a frame cannot be read: the table and the overlay have what there is.
+        if masks:
+            save_scores(_score_rows(masks, scores), folder / SCORES_FILE, source_of(video))
         if overlay and masks:
-            write_overlay_video(state.frames, masks, shown, source_of(video))
+            write_overlay_video(state.frames, masks, shown, source_of(video), scores if show_scores else None)
     print(f"masks: {folder}" + (f", overlay: {shown}" if overlay else ""))
 
 
@@ -142,27 +164,43 @@ def _check_place(folder: Path, shown: Path | None, video: Path, inputs: list[Pat
     check_outputs([(path, source_of(video)) for path in outputs], [video, *inputs])
 
 
-def propagate_both_ways(predictor: SAM2VideoPredictor, state: InferenceState, frame: int) -> Iterator[Any]:
+def propagate_both_ways(
+    predictor: SAM2VideoPredictor, state: InferenceState, frame: int, **options: Any
+) -> Iterator[Any]:
     """What `propagate_in_video` yields from a frame to the end, and then from the one before it to the start."""
-    yield from predictor.propagate_in_video(state, start_frame_idx=frame)
+    yield from predictor.propagate_in_video(state, start_frame_idx=frame, **options)
     if frame > 0:
-        yield from itertools.islice(predictor.propagate_in_video(state, start_frame_idx=frame, reverse=True), 1, None)
+        backwards = predictor.propagate_in_video(state, start_frame_idx=frame, reverse=True, **options)
+        yield from itertools.islice(backwards, 1, None)
 
 
 def track_video(
     predictor: SAM2VideoPredictor, state: InferenceState, folder: Path, frame: int, source: str
-) -> Iterator[tuple[int, Path]]:
+) -> Iterator[tuple[int, Path, Scores]]:
     """Propagates the prompts on `frame` to the whole video, writing a picture of the numbers for each frame at once.
 
     Yields:
-      A frame's index and the picture's path.
+      A frame's index, the picture's path, and the objects' scores.
     """
     names = state.frames.names()
-    both_ways = propagate_both_ways(predictor, state, frame)
-    for index, numbers, logits in tqdm(both_ways, total=len(names), unit="frame"):
+    both_ways = propagate_both_ways(predictor, state, frame, return_scores=True)
+    for index, numbers, logits, scores in tqdm(both_ways, total=len(names), unit="frame"):
         path = folder / f"{names[index]}.png"
         save_picture(numbers_picture(number_pixels(logits[:, 0], numbers)), path, source)
-        yield index, path
+        yield index, path, scores_by_number(numbers, scores)
+
+
+def scores_by_number(numbers: list[int], scores: FrameScores) -> Scores:
+    """The scores of objects on a frame, the object score as a probability."""
+    found = 1 / (1 + np.exp(-scores.object_score_logits.astype(np.float64)))
+    return dict(zip(numbers, zip(found.tolist(), scores.predicted_iou.tolist(), strict=True), strict=True))
+
+
+def _score_rows(masks: dict[int, Path], scores: dict[int, Scores]) -> Iterator[list[object]]:
+    """The frame's name, the object and its scores, blank where there is none, in the order of frames."""
+    for index in sorted(scores):
+        for number, values in scores[index].items():
+            yield [masks[index].stem, number, *("" if math.isnan(value) else f"{value:.6g}" for value in values)]
 
 
 def number_pixels(logits: np.ndarray, numbers: list[int]) -> Integer[np.ndarray, "h w"]:
@@ -173,8 +211,12 @@ def number_pixels(logits: np.ndarray, numbers: list[int]) -> Integer[np.ndarray,
     return np.where(logits.max(axis=0) > 0, values[best], values.dtype.type(0))
 
 
-def write_overlay_video(frames: Frames, masks: dict[int, Path], path: Path, source: str) -> None:
+def write_overlay_video(
+    frames: Frames, masks: dict[int, Path], path: Path, source: str, scores: dict[int, Scores] | None = None
+) -> None:
     """Writes a video of the frames that have pictures of masks, showing them in it, at the times of `frames`.
+
+    With `scores` of each of these frames, they are written beside the objects.
 
     It starts with the first such frame. The last row and column of odd sides, which the encoder cannot have, are not
     in it; a side of one pixel is doubled.
@@ -196,7 +238,8 @@ def write_overlay_video(frames: Frames, masks: dict[int, Path], path: Path, sour
         stamp, left = -1, sorted(masks, reverse=True)
         for index, photo in enumerate(frames.photos()):
             if index == left[-1]:
-                shown = np.pad(draw_objects(photo, masks[index]), ((0, 1), (0, 1), (0, 0)), mode="edge")
+                objects = draw_objects(photo, masks[index], None if scores is None else scores[index])
+                shown = np.pad(objects, ((0, 1), (0, 1), (0, 0)), mode="edge")
                 frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(shown[:height, :width]), format="rgb24")
                 stamp = max(stamp + 1, round((times[index] - times[min(masks)]) / unit))
                 frame.pts, frame.time_base = stamp, unit
@@ -207,8 +250,17 @@ def write_overlay_video(frames: Frames, masks: dict[int, Path], path: Path, sour
         container.mux(stream.encode())
 
 
-def draw_objects(photo: UInt8[np.ndarray, "h w 3"], path: Path) -> UInt8[np.ndarray, "h w 3"]:
-    """The photo with the objects that a picture numbers."""
+def draw_objects(
+    photo: UInt8[np.ndarray, "h w 3"], path: Path, scores: Scores | None = None
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The photo with the objects that a picture numbers, and their scores if given."""
     numbered = read_numbers(path)
     numbers = np.unique(numbered[numbered > 0])
-    return draw_overlay(photo, numbers[:, None, None] == numbered, colours=numbers - 1)
+    masks = numbers[:, None, None] == numbered
+    shown = draw_overlay(photo, masks, colours=numbers - 1)
+    return shown if scores is None else draw_captions(shown, masks, [_caption(n, *scores[n]) for n in numbers.tolist()])
+
+
+def _caption(number: int, object_score: float, predicted_iou: float) -> str:
+    iou = "given" if math.isnan(predicted_iou) else f"IoU {predicted_iou:.2f}"
+    return f"{number}: {object_score:.2f}, {iou}"

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Integer, UInt8
 
-__all__ = ["PALETTE", "draw_overlay"]
+__all__ = ["PALETTE", "draw_captions", "draw_overlay"]
 
 # Distinct on photos; objects take them in turn.
 PALETTE = np.array(
@@ -51,4 +51,31 @@ def draw_overlay(
             centre, radius = (round(float(x)), round(float(y))), 5 * thickness
             cv2.circle(picture, centre, radius, POSITIVE_COLOUR if label else NEGATIVE_COLOUR, -1, cv2.LINE_AA)
             cv2.circle(picture, centre, radius, (255, 255, 255), thickness, cv2.LINE_AA)
+    return picture
+
+
+def draw_captions(
+    photo: UInt8[np.ndarray, "h w 3"], masks: Bool[np.ndarray, "objects h w"], captions: Sequence[str]
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The photo with a line of text above each mask, or in it where there is no room above; none for empty masks.
+
+    Args:
+      photo: RGB.
+      masks: one per object.
+      captions: one per object, in ASCII.
+    """
+    picture = photo.copy()
+    height, width = photo.shape[:2]
+    scale = max(0.4, max(height, width) / 1600)
+    font = cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), max(1, round(1.5 * scale)), cv2.LINE_AA
+    for mask, caption in zip(masks, captions, strict=True):
+        if not mask.any():
+            continue
+        top, left = int(mask.any(axis=1).argmax()), int(mask.any(axis=0).argmax())
+        (length, ascent), descent = cv2.getTextSize(caption, font[0], scale, font[3])
+        tall = ascent + descent
+        x = max(0, min(left, width - length))
+        y = top - tall if top >= tall else min(top, height - tall)
+        picture[max(0, y) : y + tall, x : x + length] //= 4  # a dark ground, on any photo
+        cv2.putText(picture, caption, (x, y + ascent), *font)
     return picture

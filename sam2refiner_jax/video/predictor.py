@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +20,10 @@ from ..nn.prompt_encoder import LOGIT_LIMIT, NOT_A_POINT, Prompts
 from ..nn.resize import antialiased_matrix
 from ..pretrained import FromPretrained
 from ..sam2 import SAM2
+from .array_file import ArrayFile
 from .frames import FrameStream, open_frames
 from .memory_bank import ObjectFrames
-from .state import FrameRecord, InferenceState, ObjectHistory, ObjectOnFrame, assemble_bank
+from .state import FrameRecord, FrameScores, InferenceState, ObjectHistory, ObjectOnFrame, assemble_bank, scores_of
 from .tracking import (
     NO_OBJECT_SCORE,
     Segmentation,
@@ -64,7 +65,8 @@ class SAM2VideoPredictor(FromPretrained):
 
     A frame is encoded once, and all objects are tracked in it by one compiled step of static shape: frame numbers,
     clip lengths, up to 8 clicks, and objects up to the next power of two compile nothing new. Only the memories that
-    the next frames can attend to are on the device; results are kept in host memory.
+    the next frames can attend to are on the device; results are in host memory, and those that tracking does not look
+    back on in a temporary file.
 
     Semantics are those of the official package 1.1.0 as `build_sam2_video_predictor` makes it, some of which surprise:
 
@@ -127,14 +129,15 @@ class SAM2VideoPredictor(FromPretrained):
             Files are read as they are shown: turned upright by a video's display matrix or a picture's EXIF, which the
             official package ignores. Coordinates are those of the upright frame.
           offload_video_to_cpu: has no effect: frames are always in host memory, and decoded ahead.
-          offload_state_to_cpu: has no effect: results are always in host memory, while what memory attention needs of
-            them stays on the device.
+          offload_state_to_cpu: has no effect: results are never on the device, but for what memory attention needs of
+            them.
           async_loading_frames: has no effect: frames are always decoded in threads.
           history: how many tracked frames of each object to remember, at least 16. Prompts can correct the frames
             that are remembered, and propagation can start from them. By default all frames of a stored clip, and 16
             of an iterator, of which as many frames stay available for prompts; so its memory does not grow. Of a stored
             clip the 15 frames to either side of each prompt are remembered besides, so that going backwards from a
-            prompt after going forwards gives what it gives with all frames remembered.
+            prompt after going forwards gives what it gives with all frames remembered. Frames beyond those 16 and 15
+            are remembered in a temporary file without a name, in the folder that the environment variable TMPDIR names.
 
         Raises:
           ValueError: if the video holds no frames, frames of different sizes, or cannot be read.
@@ -144,8 +147,8 @@ class SAM2VideoPredictor(FromPretrained):
             raise ValueError(f"history must be at least {least}, the frames that tracking looks back on; got {history}")
         frames = open_frames(video_path, self.model.config.image_size, kept=history or least)
         if isinstance(frames, FrameStream):  # which nobody can go back in
-            return InferenceState(frames, None, history or least)
-        return InferenceState(frames, len(frames), history, reach=least - 1)
+            return InferenceState(frames, None, history or least, recent=least)
+        return InferenceState(frames, len(frames), history, reach=least - 1, recent=least)
 
     def add_new_points_or_box(
         self,
@@ -245,13 +248,37 @@ class SAM2VideoPredictor(FromPretrained):
         state.objects.setdefault(obj_id, history)
         return frame_idx, state.obj_ids, self._masks_on(state, frame_idx, is_prompt)
 
+    @overload
     def propagate_in_video(
         self,
         inference_state: InferenceState,
         start_frame_idx: int | None = None,
         max_frame_num_to_track: int | None = None,
         reverse: bool = False,
-    ) -> Iterator[tuple[int, list[Any], Masks]]:
+        *,
+        return_scores: Literal[False] = False,
+    ) -> Iterator[tuple[int, list[Any], Masks]]: ...
+
+    @overload
+    def propagate_in_video(
+        self,
+        inference_state: InferenceState,
+        start_frame_idx: int | None = None,
+        max_frame_num_to_track: int | None = None,
+        reverse: bool = False,
+        *,
+        return_scores: Literal[True],
+    ) -> Iterator[tuple[int, list[Any], Masks, FrameScores]]: ...
+
+    def propagate_in_video(
+        self,
+        inference_state: InferenceState,
+        start_frame_idx: int | None = None,
+        max_frame_num_to_track: int | None = None,
+        reverse: bool = False,
+        *,
+        return_scores: bool = False,
+    ) -> Iterator[tuple[Any, ...]]:
         """Tracks all objects from frame to frame.
 
         What was tracked stays when a later frame fails, or when the caller stops. Objects and prompts that are added
@@ -263,11 +290,15 @@ class SAM2VideoPredictor(FromPretrained):
             iterator and some were tracked already, the next one.
           max_frame_num_to_track: how many frames to track after the first one; by default all.
           reverse: go backwards; not from an iterator.
+          return_scores: also yield how sure the model is of each object, as `inference_state.scores_on(frame)` says it.
 
         Yields:
-          A frame's index, all object ids, and mask logits, (objects, 1, height, width).
+          A frame's index, all object ids, and mask logits, (objects, 1, height, width); with `return_scores` also
+          `FrameScores`: `object_score_logits` and `predicted_iou`, (objects,) each.
 
         Raises:
+          OSError: if older results cannot be written to a temporary file, naming its folder; none is lost, and
+            propagation can go on where it stopped.
           RuntimeError: if an object has no prompts, or the iterator of frames fails.
           ValueError: on a start that is not there, or a frame that cannot be read, naming it.
         """
@@ -287,6 +318,7 @@ class SAM2VideoPredictor(FromPretrained):
                 features = self._features(state, frame_idx, image)
                 where = self._object_frames(state, rows, frame_idx, reverse)
                 bank, tracked = track_frame(self.model, bank, features, where, active, origins)
+                state.store_old()  # while the device computes
                 found = self._to_host(tracked.segmentation, len(objects), tracked.memory)
                 for is_active, history, result in zip(active, objects, found, strict=False):
                     if is_active:
@@ -298,7 +330,9 @@ class SAM2VideoPredictor(FromPretrained):
                     history.forget_around(frame_idx, self.model.config.num_maskmem)
                     bank = None  # to be put together of what is left
             state.last_frame = frame_idx
-            yield frame_idx, ids, self._to_video_size(state, [o.on(frame_idx).result for o in objects])
+            results = [o.on(frame_idx).result for o in objects]
+            shown = frame_idx, ids, self._to_video_size(state, results)
+            yield (*shown, scores_of(results)) if return_scores else shown
 
     def propagate_in_video_preflight(self, inference_state: InferenceState) -> None:
         """Makes memories of the prompts since the last propagation; `propagate_in_video` begins with it.
@@ -383,7 +417,7 @@ class SAM2VideoPredictor(FromPretrained):
     def reset_state(self, inference_state: InferenceState) -> None:
         """Forgets all objects, prompts and results; the video stays open."""
         inference_state.objects.clear()
-        inference_state.last_frame = None
+        inference_state.last_frame, inference_state.file = None, ArrayFile()
 
     def _read_points(
         self, state: InferenceState, points, labels, box, clear_old_points: bool, normalize_coords: bool
@@ -453,6 +487,7 @@ class SAM2VideoPredictor(FromPretrained):
             result.mask[None],
             result.pointer[None],
             np.full(1, result.object_score_logit, np.float32),
+            np.full(1, result.predicted_iou, np.float32),
             None if result.refined is None else result.refined[None].astype(np.float32),
         )
         return np.array(_encode_prompted(self.model, features, found)[0].astype(self.memory_dtype))
@@ -470,6 +505,7 @@ class SAM2VideoPredictor(FromPretrained):
                 np.array(masks[i]),
                 np.array(found.pointers[i]),
                 float(found.object_score_logits[i]),
+                float(found.predicted_iou[i]),
                 None if memory is None else np.array(memory[i]),
                 None if refined is None else refined[i].copy(),
             )

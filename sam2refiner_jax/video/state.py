@@ -1,9 +1,9 @@
-"""What a video predictor keeps of a clip between calls, in host memory."""
+"""What a video predictor keeps of a clip between calls, in host memory and, of results long past, in a file."""
 
 import dataclasses
 import itertools
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jax.typing import DTypeLike
@@ -13,37 +13,93 @@ from ..config import SAM2Config
 from ..features import ImageFeatures
 from ..image.conversation import Conversation
 from ..image.prompts import bucket
+from .array_file import ArrayFile, StoredArrays
 from .frames import Frames
 from .memory_bank import MemoryBank
 
-__all__ = ["FrameRecord", "InferenceState", "ObjectHistory", "ObjectOnFrame", "assemble_bank"]
+__all__ = [
+    "FrameRecord",
+    "FrameScores",
+    "InferenceState",
+    "ObjectHistory",
+    "ObjectOnFrame",
+    "assemble_bank",
+    "scores_of",
+]
 
 # What can be read of a state as of the official package's dictionary.
 OFFICIAL_NAMES = ("num_frames", "video_height", "video_width", "obj_ids", "obj_id_to_idx", "obj_idx_to_id")
+
+
+class FrameScores(NamedTuple):
+    """How sure the model is of each object on a frame; NaN where nothing is known.
+
+    Attributes:
+      object_score_logits: positive where the object is in the frame; 10 or -10 for given masks.
+      predicted_iou: the predicted IoU of the mask with the truth, in [0, 1]; with a refiner, that of the coarse mask.
+        NaN for given masks. Where the object is not in the frame it is of a mask that is not shown.
+    """
+
+    object_score_logits: Float[np.ndarray, " objects"]
+    predicted_iou: Float[np.ndarray, " objects"]
 
 
 @dataclasses.dataclass
 class ObjectOnFrame:
     """What is known of one object on one frame.
 
+    Its arrays may lie in a file. Each is then read whenever it is asked for, and not kept.
+
     Attributes:
       mask: logits at stride 4.
       pointer: the object pointer.
       object_score_logit: positive where the object is in the frame.
+      predicted_iou: the predicted IoU of the mask, before a refiner made it finer; NaN for given masks.
       memory: memory features; None until they are computed, for prompts that are not final yet.
       refined: refined logits at the model's input size, if there is a refiner; in half precision, as they are many.
+      stored: the arrays that lie in a file.
     """
 
     mask: Float[np.ndarray, "m m"]
     pointer: Float[np.ndarray, " c"]
     object_score_logit: float
-    memory: Float[np.ndarray, "h h cm"] | None = None
-    refined: Float[np.ndarray, "s s"] | None = None
+    predicted_iou: float
+    memory: Float[np.ndarray, "h h cm"] | None
+    refined: Float[np.ndarray, "s s"] | None
+    stored: StoredArrays | None = dataclasses.field(default=None, init=False, repr=False)
+
+    def move_to(self, file: ArrayFile) -> None:
+        """Keeps the arrays in a file from now on.
+
+        Raises:
+          OSError: if they cannot be written; then they stay where they are.
+        """
+        arrays = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        self.stored = file.write(arrays)
+        for name in arrays:
+            delattr(self, name)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> np.ndarray:
+            """An array that is not here (Python asks for no others)."""
+            stored = vars(self).get("stored")
+            if stored is None or name not in stored:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            return stored.read(name)
 
     @property
     def finest(self) -> Float[np.ndarray, "_ _"]:
         """The logits of the highest resolution that there are."""
-        return self.mask if self.refined is None else self.refined.astype(np.float32)
+        refined = self.refined  # once, as it may be read from a file
+        return self.mask if refined is None else refined.astype(np.float32)
+
+
+def scores_of(results: Sequence[ObjectOnFrame | None]) -> FrameScores:
+    """The scores of results, one an object."""
+    pairs = [(np.nan, np.nan) if r is None else (r.object_score_logit, r.predicted_iou) for r in results]
+    logits, ious = np.array(pairs, np.float32).reshape(-1, 2).T.copy()
+    return FrameScores(logits, ious)
 
 
 @dataclasses.dataclass
@@ -82,9 +138,11 @@ class ObjectHistory:
 
     Attributes:
       frames: by frame; results of a kind are in the order in which they came to be.
+      in_memory: the frames whose tracked result may be in memory, the newest last; other tracked results are in a file.
     """
 
     frames: dict[int, FrameRecord] = dataclasses.field(default_factory=dict)
+    in_memory: list[int] = dataclasses.field(default_factory=list)
 
     def on(self, frame: int) -> FrameRecord:
         """What is known of a frame; a new record, which is not kept, if that is nothing."""
@@ -128,7 +186,9 @@ class ObjectHistory:
         if record.prompted is None and (record.new_prompted is not None or record.tracked is None):
             self.frames[frame] = self.frames.pop(frame)  # the newest
         record.prompted = record.new_prompted or record.prompted
-        record.tracked = record.new_tracked or record.tracked
+        if record.new_tracked is not None:
+            record.tracked = record.new_tracked
+            self.in_memory.append(frame)
         record.new_prompted = record.new_tracked = None
 
     def record(self, frame: int, result: ObjectOnFrame, limit: int | None, reach: int = 0) -> None:
@@ -140,15 +200,37 @@ class ObjectHistory:
         record = self.frames.pop(frame, FrameRecord())
         record.tracked = result
         self.frames[frame] = record
+        self.in_memory.append(frame)
         if limit is None:
             return
-        prompted = self.prompted
-        others = [f for f in self.tracked if all(abs(f - prompt) > reach for prompt in prompted)]
-        for oldest in others[: max(len(others) - limit, 0)]:
+        for oldest in self._beyond(limit, list(self.tracked), reach):
             forgotten = self.frames[oldest]
             forgotten.tracked = forgotten.reverse = None
             if all(value is None for value in vars(forgotten).values()):
                 del self.frames[oldest]
+
+    def store_old(self, file: ArrayFile, recent: int, reach: int = 0) -> None:
+        """Moves tracked results to a file, but for those that `record` would remember with `recent` for its limit.
+
+        Raises:
+          OSError: if the file cannot be written; then the rest stays in memory.
+        """
+        results = {f: self.on(f).tracked for f in reversed(self.in_memory)}
+        here = {f: r for f, r in reversed(results.items()) if r is not None and r.stored is None}
+        self.in_memory = list(here)
+        for old in self._beyond(recent, self.in_memory, reach):
+            here[old].move_to(file)
+
+    def _beyond(self, limit: int, frames: list[int], reach: int) -> list[int]:
+        """All but the last `limit` of the frames that have no prompt within `reach`."""
+        found = self.frames.get
+
+        def has_prompt(frame: int) -> bool:
+            record = found(frame)
+            return record is not None and record.prompted is not None
+
+        others = [f for f in frames if not any(map(has_prompt, range(f - reach, f + reach + 1)))]
+        return others[: max(len(others) - limit, 0)]
 
     def forget_around(self, frame: int, reach: int) -> None:
         """Forgets what was tracked on the frame and on up to `reach` frames before and after it."""
@@ -168,18 +250,22 @@ class InferenceState:
       num_frames: how many there are; None if an iterator gives them.
       history: how many tracked frames of each object are remembered at most; None for all.
       reach: how near to a prompt they are remembered besides.
+      recent: how many of them are in memory, besides those near a prompt; the others are in `file`. None for all.
       objects: by object id.
       features: the last encoded frame and its features, on the device.
       last_frame: the last frame that was propagated to.
+      file: where older results are.
     """
 
     frames: Frames
     num_frames: int | None
     history: int | None
     reach: int = 0
+    recent: int | None = None
     objects: dict[Any, ObjectHistory] = dataclasses.field(default_factory=dict)
     features: tuple[int, ImageFeatures] | None = None
     last_frame: int | None = None
+    file: ArrayFile = dataclasses.field(default_factory=ArrayFile)
 
     @property
     def obj_ids(self) -> list[Any]:
@@ -235,6 +321,21 @@ class InferenceState:
         if prompted is None:
             prompted = any(record.new_prompted for record in records)
         return [(record.new_prompted if prompted else record.new_tracked) or record.result for record in records]
+
+    def scores_on(self, frame: int) -> FrameScores:
+        """How sure the model is of each object on a frame, results of new prompts included."""
+        return scores_of(self.results_on(frame))
+
+    def store_old(self) -> None:
+        """Moves the results that the next frames do not look back on from memory to the file.
+
+        Raises:
+          OSError: if it cannot be written, naming the folder; what was not moved stays in memory.
+        """
+        if self.recent is None:
+            return
+        for history in self.objects.values():
+            history.store_old(self.file, self.recent, self.reach)
 
     def processing_order(self, start: int | None, count: int | None, reverse: bool) -> Iterable[int]:
         """The frames that a propagation goes through.

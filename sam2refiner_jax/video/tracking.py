@@ -61,6 +61,8 @@ class Segmentation:
         in the image.
       pointers: object pointers.
       object_score_logits: positive where the object is in the image.
+      predicted_iou: the predicted IoU of the mask with the truth, in [0, 1], before a refiner made the mask finer and
+        whether or not the object is in the image; NaN for given masks, which nobody predicted.
       refined: refined logits at the model's input size; None without a refiner of that size.
       carry: what the refiner is to be given back with the next clicks on the same frame.
     """
@@ -68,6 +70,7 @@ class Segmentation:
     masks: Float[Array | np.ndarray, "*frames objects m m"]
     pointers: Float[Array | np.ndarray, "*frames objects c"]
     object_score_logits: Float[Array | np.ndarray, "*frames objects"]
+    predicted_iou: Float[Array | np.ndarray, "*frames objects"]
     refined: Float[Array | np.ndarray, "*frames objects s s"] | None = None
     carry: Any = ()
 
@@ -175,7 +178,8 @@ def segment_mask_prompt(
         scores = jnp.any(masks > 0, axis=(1, 2)) * MASK_SCALE + MASK_BIAS
         is_finer = model.refiner is not None and model.refiner.stride == 1
         refined = masks * MASK_SCALE + MASK_BIAS if is_finer else None
-        return Segmentation(low_res[..., 0], _mark_absent(model, pointers, scores), scores, refined)
+        unknown = jnp.full(len(masks), jnp.nan)
+        return Segmentation(low_res[..., 0], _mark_absent(model, pointers, scores), scores, unknown, refined)
 
 
 def input_size_masks(model: SAM2, segmentation: Segmentation) -> Float[Array, "objects s s"]:
@@ -325,7 +329,7 @@ def _segment(
 ) -> Segmentation:
     output = model.decode(model.augment(embedding, features), features, prompts, with_refiner=True)
     with model.precision():
-        coarse, tokens = _choose_mask(output, prompts, model.config)
+        coarse, tokens, iou = _choose_mask(output, prompts, model.config)
         scores = output.object_score_logits[:, 0]
         is_there = (scores > 0)[:, None, None]
         refined, carried = None, ()
@@ -337,13 +341,13 @@ def _segment(
             else:
                 refined = jnp.where(is_there, refined, NO_OBJECT_SCORE)
         masks = jnp.where(is_there, coarse, NO_OBJECT_SCORE)
-        return Segmentation(masks, _object_pointers(model, tokens, scores), scores, refined, carried)
+        return Segmentation(masks, _object_pointers(model, tokens, scores), scores, iou, refined, carried)
 
 
 def _choose_mask(
     output: DecoderOutput, prompts: Prompts, config: SAM2Config
-) -> tuple[Float[Array, "objects m m"], Float[Array, "objects c"]]:
-    """Each object's mask and the token it came from.
+) -> tuple[Float[Array, "objects m m"], Float[Array, "objects c"], Float[Array, " objects"]]:
+    """Each object's mask, the token it came from, and the mask's predicted IoU.
 
     At most one point, or none, is ambiguous: the best of three masks. More of them, or a box, ask for the single mask;
     where that is unstable another mask stands in for it, but its token does not. Points that users pad with count, as
@@ -352,9 +356,10 @@ def _choose_mask(
     ambiguous = jnp.sum(prompts.labels != ABSENT, axis=1) <= 2
     best = 1 + jnp.argmax(output.iou[:, 1:], axis=1)
     rows = jnp.arange(best.shape[0])
-    single, _ = select_single_mask(output, config)
+    single, single_iou = select_single_mask(output, config)
     masks = jnp.where(ambiguous[:, None, None], output.masks[rows, best], single[:, 0])
-    return masks, jnp.where(ambiguous[:, None], output.mask_tokens[rows, best], output.mask_tokens[:, 0])
+    tokens = jnp.where(ambiguous[:, None], output.mask_tokens[rows, best], output.mask_tokens[:, 0])
+    return masks, tokens, jnp.where(ambiguous, output.iou[rows, best], single_iou[:, 0])
 
 
 def _object_pointers(

@@ -212,7 +212,7 @@ def test_grabcut_follows_a_moving_object(davis, tmp_path):
     frames = write_jpegs(tmp_path / "moving", photos)
     starts = {0: {1: Start(mask=numbered_frames()[0] == 1)}}
     for baseline, follows in ((GrabCut(), True), (FilledBox(), False)):
-        last = [logits[0] > 0 for _, _, logits in BaselineTracker(baseline).track(frames, starts)][-1]
+        last = [logits[0] > 0 for _, _, logits, _ in BaselineTracker(baseline).track(frames, starts)][-1]
         truth = numbered_frames()[-1] == 1
         assert ((last & truth).sum() / (last | truth).sum() > 0.8) == follows
 
@@ -227,12 +227,12 @@ def test_an_object_that_comes_later_is_tracked_as_if_alone(tracker, davis):
     frames = clip.frames
     first, second = Start(mask=clip.truth("00000", 1)), Start(mask=clip.truth("00002", 2))
     together = list(tracker.track(frames, {0: {1: first}, 2: {2: second}}))
-    assert [(index, numbers) for index, numbers, _ in together] == [
+    assert [(index, numbers) for index, numbers, *_ in together] == [
         (i, [1] if i < 2 else [1, 2]) for i in range(FRAMES)
     ]
     alone = {1: list(tracker.track(frames, {0: {1: first}})), 2: list(tracker.track(frames, {2: {2: second}}))}
     for number, results in alone.items():
-        for index, _, logits in results:
+        for index, _, logits, _ in results:
             found = together[index][2][number - 1]
             np.testing.assert_allclose(found, logits[0], atol=1e-3 * np.abs(logits).max())
 

@@ -13,6 +13,7 @@ from sam2refiner_jax.commands.outputs import (
     made_of,
     save_document,
     save_picture,
+    save_scores,
     source_of,
 )
 from sam2refiner_jax.commands.segment import segment
@@ -49,11 +50,49 @@ def test_results_say_what_they_are_of(tmp_path):
     assert source == "photos/käse ☕.jpg"
     save_picture(Image.new("L", (4, 3)), tmp_path / "a.png", source)
     save_document({"objects": []}, tmp_path / "a.json", source)
-    assert made_of(tmp_path / "a.png") == made_of(tmp_path / "a.json") == source
+    save_scores([["00000", 1, 0.5, ""], ["00001", 1, 0.5, 0.25]], tmp_path / "a.csv", source)
+    assert made_of(tmp_path / "a.png") == made_of(tmp_path / "a.json") == made_of(tmp_path / "a.csv") == source
     assert json.loads((tmp_path / "a.json").read_text())["objects"] == []
     for name, content in (("b.png", b""), ("b.json", b"[1"), ("c.json", b"[1]"), ("b.mp4", b"no"), ("b.txt", b"")):
         (tmp_path / name).write_bytes(content)
         assert made_of(tmp_path / name) is None
+
+
+@pytest.mark.parametrize("source", ["clips/a, b.mp4", 'clips/"quoted"', "clips/two\nlines", " / "])
+def test_tables_of_scores_say_what_they_are_of(tmp_path, source):
+    save_scores([["00000", 1, 0.5, ""]], tmp_path / "a.csv", source)
+    assert made_of(tmp_path / "a.csv") == source
+
+
+HEAD = "video,frame,object,object_score,predicted_iou\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        HEAD,
+        "video,frame,score\na/clip,0,1\n",
+        "frame,video,object,object_score,predicted_iou\na/clip,0,1,1,1\n",
+        HEAD + "a/clip,0,1,1,1\nb/clip,0,1,1,1\n",  # put together by somebody
+        HEAD + "a/cl\xe4p,0,1,1,1\n",
+        HEAD + '"' + "a" * 200_000 + '",0,1,1,1\n',
+    ],
+    ids=["empty", "head", "other", "order", "two", "encoding", "long"],
+)
+def test_other_tables_are_not_ours(tmp_path, content, kept):
+    frames = write_jpegs(tmp_path / "a" / "clip", moving_frames(2, 64, 64))
+    (tmp_path / "out" / "clip").mkdir(parents=True)
+    (tmp_path / "out" / "clip" / "scores.csv").write_bytes(content.encode("latin-1"))
+    assert made_of(tmp_path / "out" / "clip" / "scores.csv") is None
+    kept(lambda: track(frames, output=tmp_path / "out", **TRACK), r"scores\.csv is no result of this program")
+
+
+def test_scores_of_another_video_are_kept(tmp_path, kept):
+    frames = write_jpegs(tmp_path / "a" / "clip", moving_frames(2, 64, 64))
+    (tmp_path / "out" / "clip").mkdir(parents=True)
+    save_scores([["00000", 1, 0.5, ""]], tmp_path / "out" / "clip" / "scores.csv", "b/clip")
+    kept(lambda: track(frames, output=tmp_path / "out", **TRACK), r"scores\.csv holds results of b/clip")
 
 
 def test_earlier_results_of_the_same_source_are_no_obstacle(tmp_path):
@@ -67,8 +106,11 @@ def test_clearing_takes_results_of_one_source_alone(tmp_path):
     save_picture(Image.new("L", (4, 3)), tmp_path / "1.png", "a/clip")
     save_picture(Image.new("L", (4, 3)), tmp_path / "2.png", "b/clip")
     picture(tmp_path / "3.png")
+    for name, source in (("a", "a/clip"), ("b", "b/clip")):
+        save_scores([["00000", 1, 0.5, ""]], tmp_path / f"{name}.csv", source)
     clear_results(tmp_path, "a/clip")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["2.png", "3.png"]
+    clear_results(tmp_path, "a/clip", "*.csv")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2.png", "3.png", "b.csv"]
 
 
 def test_a_photos_neighbours_are_kept(tmp_path, kept):

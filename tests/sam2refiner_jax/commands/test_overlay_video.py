@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from sam2refiner_jax.commands.track import write_overlay_video
-from sam2refiner_jax.image.overlay import PALETTE
+from sam2refiner_jax.image.overlay import PALETTE, draw_captions
 from sam2refiner_jax.video.frames import open_frames
 
 GREY = 90
@@ -105,3 +105,35 @@ def test_objects_of_high_numbers(tmp_path):
         colour = played(tmp_path / "out.mp4")[1][0][10, 10].astype(int)
         expected = (GREY + PALETTE[(number - 1) % len(PALETTE)].astype(int)) / 2
         assert np.abs(colour - expected).max() < 12
+
+
+@pytest.mark.parametrize(("top", "left"), [(100, 60), (0, 0), (0, 200), (210, 190)], ids=str)
+def test_captions_stand_beside_their_objects(top, left):
+    """Above, or in the object where there is no room; whole within the picture; none of objects without pixels."""
+    photo = np.full((240, 320, 3), GREY, np.uint8)
+    masks = np.zeros((2, 240, 320), bool)
+    masks[0, top : top + 30, left : left + 40] = True
+    shown = draw_captions(photo, masks, ["7: 0.98, IoU 0.91", "8: 0.02, IoU 0.50"])
+    assert (photo == GREY).all()
+    rows, columns = np.nonzero((shown != GREY).any(axis=2))
+    assert top - 20 <= rows.min() <= rows.max() <= top + 20
+    width = columns.max() - columns.min()
+    assert abs(columns.min() - min(left, 320 - width)) <= 4
+    middle = draw_captions(photo, np.roll(masks, (110 - top, 100 - left), (1, 2)), ["7: 0.98, IoU 0.91", ""])
+    assert abs((middle == 255).sum() - (shown == 255).sum()) <= 0.1 * (middle == 255).sum()  # so nothing is cut off
+    assert (draw_captions(photo, masks[1:], ["8: 0.02, IoU 0.50"]) == photo).all()
+
+
+def test_scores_are_shown_where_given(tmp_path):
+    """Also with scores of objects that have no pixels, and of given masks, whose IoU nobody predicted."""
+    frames = open_frames([np.full((96, 160, 3), GREY, np.uint8)] * 2, 32, kept=1)
+    masks = write_masks(tmp_path, frames, range(2), 2)
+    write_overlay_video(frames, masks, tmp_path / "plain.mp4", "clip")
+    scores = {0: {1: (0.1, 0.9), 2: (1.0, float("nan"))}, 1: {1: (0.1, 0.9), 2: (0.75, 0.5)}}
+    write_overlay_video(frames, masks, tmp_path / "scores.mp4", "clip", scores)
+    plain, shown = (played(tmp_path / name)[1] for name in ("plain.mp4", "scores.mp4"))
+    for before, after in zip(plain, shown, strict=True):
+        rows, _ = np.nonzero((np.abs(before.astype(int) - after) > 60).any(axis=2))
+        assert len(rows) > 0
+        assert rows.max() < 30
+    assert (np.abs(shown[0].astype(int) - shown[1]) > 60).any()

@@ -1,5 +1,7 @@
 """The command `track`: what it writes, and what it says about bad input."""
 
+import csv
+
 import av
 import numpy as np
 import pytest
@@ -8,9 +10,9 @@ from PIL import Image
 from small import small_model
 from videos import disk, moving_frames, write_jpegs, write_video
 
-from sam2refiner_jax import save_model
+from sam2refiner_jax import SAM2VideoPredictor, save_model
 from sam2refiner_jax.commands.track import track
-from sam2refiner_jax.data.masks import davis_palette
+from sam2refiner_jax.data.masks import davis_palette, read_objects
 
 HEIGHT, WIDTH, FRAMES = 90, 121, 6  # odd, which video encoders cannot have
 
@@ -57,6 +59,12 @@ def frames_of(video):
         return [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
 
 
+def scores_in(folder):
+    """The rows of the table of scores."""
+    with open(folder / "scores.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def test_mask_of_the_first_frame(clip, checkpoint, two_objects, tmp_path, capsys):
     run(clip, "--checkpoint", checkpoint, "--output", tmp_path / "out", "--mask", two_objects)
     pictures = masks_in(tmp_path / "out" / "moving")
@@ -85,6 +93,40 @@ def test_a_shorter_run_leaves_none_of_a_longer_ones_frames(frames, checkpoint, t
         assert list(masks_in(tmp_path / "out" / "2024.05.01")) == [f"{i:05d}" for i in range(count)]
 
 
+def test_scores(clip, checkpoint, two_objects, tmp_path):
+    """The table has what the predictor says; shown, they stand beside the objects and nowhere else."""
+    arguments = (clip, "--checkpoint", checkpoint, "--mask", two_objects, "--output")
+    run(*arguments, tmp_path / "plain")
+    run(*arguments, tmp_path / "shown", "--show-scores")
+    predictor = SAM2VideoPredictor(small_model())
+    state = predictor.init_state(clip)
+    numbered = read_objects(two_objects, (HEIGHT, WIDTH))
+    for number in (3, 200):
+        predictor.add_new_mask(state, 0, number, numbered == number)
+    rows = iter(scores_in(tmp_path / "plain" / "moving"))
+    for frame, numbers, _, scores in predictor.propagate_in_video(state, return_scores=True):
+        for number, logit, iou in zip(numbers, *scores, strict=True):
+            row = next(rows)
+            assert list(row) == ["video", "frame", "object", "object_score", "predicted_iou"]
+            assert (row["video"], row["frame"], row["object"]) == (
+                f"{clip.parent.name}/{clip.name}",
+                f"{frame:05d}",
+                str(number),
+            )
+            assert float(row["object_score"]) == pytest.approx(1 / (1 + np.exp(-float(logit))), rel=1e-4)
+            if frame == 0:
+                assert row["predicted_iou"] == ""  # the mask was given
+            else:
+                assert float(row["predicted_iou"]) == pytest.approx(float(iou), rel=1e-4)
+    assert next(rows, None) is None
+    assert (tmp_path / "shown" / "moving" / "scores.csv").read_bytes() == (
+        tmp_path / "plain" / "moving" / "scores.csv"
+    ).read_bytes()
+    plain, shown = (frames_of(tmp_path / name / "moving.mp4") for name in ("plain", "shown"))
+    for before, after in zip(plain, shown, strict=True):
+        assert (np.abs(before.astype(int) - after) > 60).any()
+
+
 def test_prompts_on_a_later_frame_track_both_ways(frames, checkpoint, tmp_path):
     video = write_video(tmp_path / "clip.mp4", [f[:, :-1] for f in frames])
     run(
@@ -93,6 +135,9 @@ def test_prompts_on_a_later_frame_track_both_ways(frames, checkpoint, tmp_path):
     )  # fmt: skip
     assert len(masks_in(tmp_path / "out" / "clip")) == FRAMES
     assert not (tmp_path / "out" / "clip.mp4").exists()
+    rows = scores_in(tmp_path / "out" / "clip")
+    assert [(row["frame"], row["object"]) for row in rows] == [(f"{i:05d}", n) for i in range(FRAMES) for n in "12"]
+    assert all(0 < float(row[name]) < 1 for row in rows for name in ("object_score", "predicted_iou"))
 
 
 def test_clicks(clip, checkpoint, tmp_path):
@@ -109,6 +154,7 @@ def test_a_corrupt_frame_leaves_what_was_written(frames, checkpoint, two_objects
     assert list(pictures) == ["00000", "00001", "00002", "00003"]
     assert all(p.load() for p in pictures.values())
     assert len(frames_of(tmp_path / "out" / "broken.mp4")) == 4
+    assert [row["frame"] for row in scores_in(tmp_path / "out" / "broken")] == [name for name in pictures for _ in "12"]
     assert not list((tmp_path / "out").rglob(".*"))  # nothing half-written
 
 
@@ -119,6 +165,7 @@ def test_bad_arguments(clip, checkpoint, tmp_path):
 
     fails("give points, boxes or a mask")
     fails("points are for one object", "--points", 1, 1, 1, "--boxes", 1, 1, 9, 9, 2, 2, 8, 8)
+    fails("show_scores needs the overlay", "--points", 1, 1, 1, "--show-scores", "--no-overlay")
     fails("either a mask or points and boxes", "--points", 1, 1, 1, "--mask", clip / "00000.jpg")
     fails(r"frame_idx must be in \[0, 5\].*got 6", "--points", 1, 1, 1, "--frame", 6)
     assert not (tmp_path / "out").exists()
