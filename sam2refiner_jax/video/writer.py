@@ -1,10 +1,11 @@
 """Videos that players and browsers show, written by PyAV, which is imported with the first of them."""
 
+import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -15,7 +16,7 @@ __all__ = ["write_video"]
 
 
 def write_video(
-    target: Path | BinaryIO,
+    target: Path | io.BytesIO,
     pictures: Iterable[tuple[int, UInt8[np.ndarray, "h w 3"]]],
     times: Sequence[Fraction],
     *,
@@ -27,7 +28,7 @@ def write_video(
     The last row and column of odd sides, which the encoder cannot have, are not in it; a side of one pixel is doubled.
 
     Args:
-      target: the file, or what takes its bytes.
+      target: the file, or a buffer that takes its bytes.
       pictures: RGB, all of one size, each with its place in `times`, in ascending order; at least one.
       times: in seconds, ascending.
       pixel_aspect: width by height of a pixel.

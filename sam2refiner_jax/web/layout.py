@@ -36,6 +36,7 @@ WAITING_REQUESTS = 64
 HERE = Path(__file__).parent
 
 Said = dict[str, Any]
+Number = int | float  # of a slider
 
 
 @dataclasses.dataclass
@@ -199,11 +200,11 @@ class PhotoTab:
         return {"download": data_url(picture, "image/png"), "name": name}
 
     @answers
-    def everything(self, points: float, iou: float, stability: float, mode: str, request: gr.Request) -> Said:
+    def everything(self, points: Number, iou: Number, stability: Number, mode: str, request: gr.Request) -> Said:
         """Finds all masks in the photo."""
         session = self._session(request)
         with self._state.turns:
-            masks = session.everything(int(points), iou, stability, refine=mode != COARSE)
+            masks = session.everything(int(points), float(iou), float(stability), refine=mode != COARSE)
         overlay = data_url(overlay_png(masks, range(len(masks))), "image/png") if masks else None
         note = {} if masks else {"note": "No mask passes; ask for a lower IoU or less stability."}
         return {**self._marks(session), "mask": overlay, **note}

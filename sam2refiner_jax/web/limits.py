@@ -14,7 +14,7 @@ from ..image.preprocess import as_rgb
 __all__ = ["Limits", "Refused", "check_clip", "read_photo_bytes"]
 
 # What Pillow may take a photo for; of its other formats some run other programs, as EPS does.
-PHOTO_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF")
+PHOTO_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 # What FFmpeg may take a video for; of its other formats some are lists of addresses to read.
 CLIP_FORMATS = ("mov", "matroska", "avi", "mpegts", "mpeg", "ogg", "asf", "flv", "gif")
 

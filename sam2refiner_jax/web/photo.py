@@ -114,7 +114,7 @@ class PhotoSession:
         masks, _, _ = self._predictor.predict(
             point_coords=clicks[:, :2] if len(clicks) else None,
             point_labels=clicks[:, 2].astype(np.int32) if len(clicks) else None,
-            box=self.prompts.box,
+            box=np.array(self.prompts.box, np.float32) if self.prompts.box else None,
             multimask_output=False,
             refine=refine,
         )
