@@ -19,6 +19,12 @@ from .limits import Limits
 __all__ = ["Server", "listen"]
 
 HOST = "127.0.0.1"
+# Gradio tells nobody that it runs, and keeps no list of what was asked of it.
+GRADIO_SETTINGS = {
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "GRADIO_ANALYTICS_MAX_EVENTS": "1",
+    "GRADIO_ANALYTICS_CACHE_FREQUENCY": str(10**9),
+}
 # How often what nobody uses is looked for, and how long open connections are waited for at the end, in seconds.
 PURGE_SECONDS, LAST_SECONDS = 15.0, 1
 
@@ -88,7 +94,7 @@ class Server:
 
 def _application(state: PageState) -> FastAPI:
     """The page's routes: where a file is sent, and Gradio's."""
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ.update(GRADIO_SETTINGS)
     app = FastAPI(openapi_url=None)
 
     @app.put("/upload")

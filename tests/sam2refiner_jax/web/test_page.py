@@ -1,5 +1,8 @@
 """The page in a real browser: chromium, driven by selenium, against a server in this process."""
 
+import base64
+import io
+import json
 import shutil
 import socket
 import tempfile
@@ -38,13 +41,15 @@ pytestmark = pytest.mark.skipif(
 SECONDS = 60
 LIMITS = Limits(upload_bytes=2**20, frames=40, pages=2)
 FRAMES, HEIGHT, WIDTH = 12, 96, 128
-# The mask's picture in the page as RGBA: its width, then its pixels.
+# The mask's picture as the browser has decoded it.
 PIXELS = """
-const mask = arguments[0].querySelector(".mask"), canvas = document.createElement("canvas");
-canvas.width = mask.naturalWidth; canvas.height = mask.naturalHeight;
-const context = canvas.getContext("2d");
-context.drawImage(mask, 0, 0);
-return [canvas.width, Array.from(context.getImageData(0, 0, canvas.width, canvas.height).data)];
+const mask = arguments[0], canvas = document.createElement("canvas"), done = arguments[1];
+mask.decode().then(() => {
+  canvas.width = mask.naturalWidth;
+  canvas.height = mask.naturalHeight;
+  canvas.getContext("2d").drawImage(mask, 0, 0);
+  done(canvas.toDataURL());
+});
 """
 
 
@@ -183,9 +188,8 @@ class Page:
         """The mask's picture that is shown, RGBA; None where there is none."""
         if not self.part(".mask").is_displayed():
             return None
-        self.driver.execute_async_script("arguments[0].decode().then(arguments[1])", self.part(".mask"))
-        width, values = self.driver.execute_script(PIXELS, self.canvas)
-        return np.array(values, np.uint8).reshape(-1, width, 4)
+        address = self.driver.execute_async_script(PIXELS, self.part(".mask"))
+        return np.asarray(Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))))
 
     def _shown(self, name):
         return [each for each in self.driver.find_elements(By.CSS_SELECTOR, name) if each.is_displayed()]
@@ -448,8 +452,6 @@ def test_nothing_is_kept_and_nobody_else_is_asked(driver, server, outside, tempo
     """After all of the above."""
     assert not [path for path in temporary.rglob("*") if path.is_file()]
     assert not outside
-    import json
-
     requests = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
     asked = {m["params"]["request"]["url"] for m in requests if m["method"] == "Network.requestWillBeSent"}
     assert asked
