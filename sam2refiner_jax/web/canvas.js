@@ -4,8 +4,10 @@ const find = (name) => element.querySelector(name);
 const [drop, input, note, view, photo, mask, marks, frames, frame, number, video] =
   [".drop", ".file", ".note", ".view", ".photo", ".mask", ".marks", ".frames", ".frame", "output", "video"].map(find);
 let index = 0; // of the frame that is shown
+const invitation = find(".drop span");
+let ratio = 1; // width by height of what is shown
 input.accept = props.accept;
-find(".drop span").textContent = props.invitation;
+invitation.textContent = props.invitation;
 
 const say = (text) => {
   note.textContent = text;
@@ -19,6 +21,7 @@ const send = async (file) => {
     return;
   }
   say("");
+  invitation.textContent = "Sending…";
   try {
     const answer = await fetch("upload", { method: "PUT", body: file });
     const text = await answer.text();
@@ -27,6 +30,7 @@ const send = async (file) => {
   } catch {
     say("The file could not be sent; is the server still running?");
   }
+  invitation.textContent = props.invitation;
 };
 
 input.addEventListener("change", () => {
@@ -41,27 +45,31 @@ for (const name of ["dragenter", "dragover", "dragleave", "drop"]) {
   });
 }
 
-view.addEventListener("click", (event) => {
-  const { left, top, width, height } = photo.getBoundingClientRect();
-  trigger("click", { x: (event.clientX - left) / width, y: (event.clientY - top) / height, index });
-});
-frame.addEventListener("input", () => trigger("frame", { index: Number(frame.value) }));
-
 const draw = (shape, attributes) => {
   const drawn = document.createElementNS("http://www.w3.org/2000/svg", shape);
   for (const [name, value] of Object.entries(attributes)) drawn.setAttribute(name, value);
   marks.append(drawn);
 };
+const dot = (x, y, kind) => draw("ellipse", { cx: x, cy: y, rx: 0.007, ry: 0.007 * ratio, class: kind });
 
 // Clicks and boxes are shares of the photo's sides; `ratio` keeps dots round.
-const drawMarks = ({ clicks, box, corner, ratio }) => {
+const drawMarks = (shown) => {
+  ratio = shown.ratio;
   marks.replaceChildren();
   marks.setAttribute("viewBox", "0 0 1 1");
-  const dot = (x, y, kind) => draw("ellipse", { cx: x, cy: y, rx: 0.007, ry: 0.007 * ratio, class: kind });
+  const { clicks, box, corner } = shown;
   if (box) draw("rect", { x: box[0], y: box[1], width: box[2] - box[0], height: box[3] - box[1] });
   for (const [x, y, label] of clicks) dot(x, y, label ? "on" : "off");
   if (corner) dot(corner[0], corner[1], "corner");
 };
+
+view.addEventListener("click", (event) => {
+  const { left, top, width, height } = photo.getBoundingClientRect();
+  const [x, y] = [(event.clientX - left) / width, (event.clientY - top) / height];
+  dot(x, y, "pending"); // until the answer comes
+  trigger("click", { x, y, index });
+});
+frame.addEventListener("input", () => trigger("frame", { index: Number(frame.value) }));
 
 const download = (address, name) => {
   const link = document.createElement("a");
@@ -74,6 +82,7 @@ watch("value", async () => {
   const said = props.value;
   if (!said) return;
   say(said.note ?? "");
+  for (const pending of marks.querySelectorAll(".pending")) pending.remove();
   if (said.photo) {
     photo.src = said.photo;
     view.hidden = false;

@@ -137,7 +137,7 @@ class PhotoTab:
                     stability = gr.Slider(0.0, 1.0, value=LEAST_STABILITY, label="Least stability")
                     everything = gr.Button("Find everything", size="md", elem_id="photo-everything")
         on = functools.partial(_listen, outputs=shown)
-        on(shown.upload, self.open, [mode])
+        on(shown.upload, self.open, [mode], show_progress="full")
         on(shown.click, self.click, [kind, mode])
         on(undo.click, self.undo, [mode])
         on(clear.click, self.clear, [mode])

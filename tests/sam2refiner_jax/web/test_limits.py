@@ -75,13 +75,15 @@ def test_a_video_of_too_large_frames_is_refused(tmp_path):
         check_clip(write_video(tmp_path / "clip.mp4", moving_frames(2, 48, 66)).read_bytes(), LIMITS)
 
 
-def test_no_upload_makes_ffmpeg_read_a_file(tmp_path):
-    """A playlist names what is to be played, and FFmpeg would open it."""
+def test_no_upload_makes_ffmpeg_read_a_file(tmp_path, monkeypatch):
+    """A playlist names what is to be played, and FFmpeg would open it, at least where it runs."""
+    monkeypatch.chdir(tmp_path)
     clip = write_video(tmp_path / "clip.mp4", moving_frames(2, 48, 64))
     stream = write_video(tmp_path / "clip.ts", moving_frames(2, 48, 64))
     playlists = {
         "hls": f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile://{stream}\n#EXT-X-ENDLIST\n",
         "concat": f"ffconcat version 1.0\nfile '{clip}'\n",
+        "concat here": "ffconcat version 1.0\nfile clip.mp4\n",
         "text": "no video\n" * 100,
     }
     for text in playlists.values():
