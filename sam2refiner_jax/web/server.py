@@ -13,8 +13,9 @@ from fastapi.responses import PlainTextResponse
 
 from ..sam2 import SAM2
 from .guard import Guard
-from .layout import PageState, build_page
+from .layout import build_page
 from .limits import Limits
+from .state import PageState
 
 __all__ = ["Server", "listen"]
 
