@@ -27,16 +27,57 @@ PROMPTS: dict[str, dict[str, Any]] = {
     "box": {"box": [296.0, 124.0, 346.0, 408.0]},
 }
 BAR, GAP = 28, 6
+OUTPUT, PORT = Path("out/demo"), 7860
 
 
-def demo(checkpoint: str = "nano", refiner: Path | None = None, output: Path = Path("out/demo")) -> None:
+def demo(
+    checkpoint: str = "nano",
+    refiner: Path | None = None,
+    output: Path | None = None,
+    web: bool = False,
+    port: int | None = None,
+) -> None:
     """Segment a photo from clicks and from a box, coarse and refined side by side, with the model in the package.
+
+    With --web, a page to click on instead, for photos and videos of your own: on this machine alone, until ctrl-C.
+    What is uploaded there stays in memory, and goes with the page.
 
     Args:
       checkpoint: "nano", a checkpoint directory, an official .pt or .safetensors, or a Hugging Face id.
       refiner: A refiner's checkpoint directory, where the checkpoint has none.
-      output: The folder for the picture and the masks.
+      output: The folder for the picture and the masks, out/demo unless given; not with --web, which writes nothing.
+      web: Serve the page, at http://127.0.0.1 and the port.
+      port: Of the page, 7860 unless given; 0 for any that is free.
     """
+    if web:
+        if output is not None:
+            raise ValueError(f"output must not be given with web, which writes nothing; got {output}")
+        _serve(checkpoint, refiner, PORT if port is None else port)
+        return
+    if port is not None:
+        raise ValueError(f"port is of the page: give web too; got {port}")
+    _write(checkpoint, refiner, OUTPUT if output is None else output)
+
+
+def _serve(checkpoint: str, refiner: Path | None, port: int) -> None:
+    try:
+        from ..web.server import Server, listen
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"web needs {error.name}, which is not installed; pip install 'sam2refiner_jax[web]'"
+        ) from error
+    from ..web.limits import Limits
+    from ..web.photo import warm_up
+
+    listener = listen(port)  # before the model is loaded, which takes longer
+    model = load_model(checkpoint, refiner=refiner)
+    warm_up(model)
+    server = Server(model, listener, Limits())
+    print(f"page: {server.url}, until ctrl-C", flush=True)
+    server.run()
+
+
+def _write(checkpoint: str, refiner: Path | None, output: Path) -> None:
     skimage = importlib.util.find_spec("skimage")
     if skimage is None or skimage.origin is None:
         raise ValueError("the demo's photo comes with scikit-image: pip install 'sam2refiner_jax[demo]'")

@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,9 +16,10 @@ from ..atomic import new_file
 from ..checkpoints import DEFAULT_CHECKPOINT, load_model
 from ..data.masks import VOID, numbers_picture, read_numbers, read_objects
 from ..image.overlay import draw_captions, draw_overlay
-from ..video.frames import FRAME_RATE, Frames
+from ..video.frames import Frames
 from ..video.predictor import SAM2VideoPredictor
 from ..video.state import FrameScores, InferenceState
+from ..video.writer import write_video
 from .outputs import check_outputs, clear_results, save_picture, save_scores, source_of, video_tags
 
 __all__ = [
@@ -216,38 +216,25 @@ def write_overlay_video(
 ) -> None:
     """Writes a video of the frames that have pictures of masks, showing them in it, at the times of `frames`.
 
-    With `scores` of each of these frames, they are written beside the objects.
-
-    It starts with the first such frame. The last row and column of odd sides, which the encoder cannot have, are not
-    in it; a side of one pixel is doubled.
+    It starts with the first such frame. With `scores` of each of these frames, they are written beside the objects. For
+    odd sides see `write_video`.
     """
-    import av
+    with new_file(path, overwrite=True) as partial:
+        pictures = _shown(frames, masks, scores)
+        write_video(partial, pictures, frames.times(), pixel_aspect=frames.pixel_aspect, tags=video_tags(source))
 
-    # The coarsest unit that all times are whole numbers of, as far as the encoder and players have it.
-    codec, finest = ("libx264", 90000) if "libx264" in av.codecs_available else ("mpeg4", 65535)
-    times = frames.times()
-    unit = Fraction(1, min(math.lcm(*(time.denominator for time in times)), finest))
-    rate = Fraction(len(times) - 1, times[-1]) if len(times) > 1 else Fraction(FRAME_RATE)
-    height, width = (max(2, side - side % 2) for side in (frames.height, frames.width))
-    with new_file(path, overwrite=True) as partial, av.open(str(partial), "w") as container:
-        container.metadata.update(video_tags(source))
-        stream: Any = container.add_stream(codec, rate=rate.limit_denominator(1001))
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.codec_context.time_base = unit
-        stream.codec_context.sample_aspect_ratio = frames.pixel_aspect
-        stamp, left = -1, sorted(masks, reverse=True)
-        for index, photo in enumerate(frames.photos()):
-            if index == left[-1]:
-                objects = draw_objects(photo, masks[index], None if scores is None else scores[index])
-                shown = np.pad(objects, ((0, 1), (0, 1), (0, 0)), mode="edge")
-                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(shown[:height, :width]), format="rgb24")
-                stamp = max(stamp + 1, round((times[index] - times[min(masks)]) / unit))
-                frame.pts, frame.time_base = stamp, unit
-                container.mux(stream.encode(frame))
-                left.pop()
-            if not left:  # Frames after the last mask may be the ones that cannot be read.
-                break
-        container.mux(stream.encode())
+
+def _shown(
+    frames: Frames, masks: dict[int, Path], scores: dict[int, Scores] | None
+) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
+    """The frames that have pictures of masks, with them; no frame after the last, which may be unreadable, is read."""
+    left = sorted(masks, reverse=True)
+    for index, photo in enumerate(frames.photos()):
+        if index == left[-1]:
+            yield index, draw_objects(photo, masks[index], None if scores is None else scores[index])
+            left.pop()
+        if not left:
+            return
 
 
 def draw_objects(

@@ -206,20 +206,42 @@ class SAM2AutomaticMaskGenerator(FromPretrained):
         photo = as_rgb(image)
         height, width = photo.shape[:2]
         crops = crops_of(height, width, self.crop_n_layers, self.crop_overlap_ratio)
-        found = [each for crop in crops for each in self._in_crop(photo, crop)]
+        found = [each for crop in crops for each in self._in_view(self._view(photo, crop))]
         if len(crops) > 1:
             boxes = [each.candidate.box for each in found]
             kept = _kept(boxes, [1 / each.crop.area for each in found], self.crop_nms_thresh)
             found = [found[i] for i in kept]
         return [self._record(each, height, width) for each in found]
 
-    def _in_crop(self, photo: UInt8[np.ndarray, "h w 3"] | Float[np.ndarray, "h w 3"], crop: Crop) -> list[Found]:
-        """The masks to give that are found in a crop."""
+    def generate_from(self, features: PhotoFeatures, photo_size: tuple[int, int]) -> list[dict[str, Any]]:
+        """Masks of all that is in a photo whose features are there already.
+
+        Args:
+          features: of the one photo, made with this `fit`, such as `SAM2ImagePredictor.features` after `set_image`.
+          photo_size: its height and width.
+
+        Returns:
+          As `generate`.
+
+        Raises:
+          ValueError: with `crop_n_layers`, whose crops have features of their own.
+        """
+        if self.crop_n_layers:
+            raise ValueError(f"crop_n_layers must be 0 where features are given, got {self.crop_n_layers}")
+        height, width = photo_size
+        view = View(Crop((0, 0, width, height), 0), photo_size, features, self.fit)
+        return [self._record(each, height, width) for each in self._in_view(view)]
+
+    def _view(self, photo: UInt8[np.ndarray, "h w 3"] | Float[np.ndarray, "h w 3"], crop: Crop) -> View:
+        """A crop of a photo, encoded."""
         x0, y0, x1, y1 = crop.box
-        part = photo[y0:y1, x0:x1]
-        features = encode_prepared(self.model, [prepare_photo(self.model, part, self.fit)])
-        view = View(crop, (photo.shape[0], photo.shape[1]), features, self.fit)
-        points = (self.point_grids[crop.layer] * np.array([x1 - x0, y1 - y0])).astype(np.float32)
+        features = encode_prepared(self.model, [prepare_photo(self.model, photo[y0:y1, x0:x1], self.fit)])
+        return View(crop, (photo.shape[0], photo.shape[1]), features, self.fit)
+
+    def _in_view(self, view: View) -> list[Found]:
+        """The masks to give that are found in a crop."""
+        height, width = view.size
+        points = (self.point_grids[view.crop.layer] * np.array([width, height])).astype(np.float32)
         batches = range(0, len(points), self.points_per_batch)
         candidates = [c for start in batches for c in self._at_points(view, points[start:][: self.points_per_batch])]
         kept = _kept([c.box for c in candidates], [c.predicted_iou for c in candidates], self.box_nms_thresh)
@@ -228,7 +250,7 @@ class SAM2AutomaticMaskGenerator(FromPretrained):
             chunk = [candidates[i] for i in kept[start : start + CHUNK]]
             logits = self._refined(view, chunk) if self.refine else _stack([c.logits for c in chunk], CHUNK)
             packed = draw_masks(logits, len(chunk), view.grid, self.mask_threshold)
-            found += [Found(candidate, crop, pixels) for candidate, pixels in zip(chunk, packed, strict=True)]
+            found += [Found(candidate, view.crop, pixels) for candidate, pixels in zip(chunk, packed, strict=True)]
         return found
 
     def _at_points(self, view: View, points: Float[np.ndarray, "n 2"]) -> Iterator[Candidate]:

@@ -135,6 +135,17 @@ class SAM2ImagePredictor(FromPretrained):
         """Where the model's weights are."""
         return next(iter(self.model.no_mem_embed[...].devices()))
 
+    @property
+    def features(self) -> PhotoFeatures:
+        """What was computed of the photos, on the device.
+
+        Raises:
+          RuntimeError: if no photo was set.
+        """
+        if self._photos is None:
+            raise RuntimeError("An image must be set with .set_image(...) before its features are there.")
+        return self._photos
+
     def reset_predictor(self) -> None:
         """Forgets the photos."""
         self._photos: PhotoFeatures | None = None

@@ -194,6 +194,23 @@ def test_nothing_is_compiled_for_another_photo(image):
     assert [program._cache_size() for program in programs] == compiled
 
 
+def test_features_that_are_there_give_the_same_masks(image):
+    generator = SAM2AutomaticMaskGenerator(small_model(), points_per_side=3, **ALL)
+    predictor = SAM2ImagePredictor(small_model())
+    with pytest.raises(RuntimeError, match="must be set"):
+        _ = predictor.features
+    predictor.set_image(image)
+    found = generator.generate_from(predictor.features, image.shape[:2])
+    expected = generator.generate(image)
+    assert len(found) == len(expected) == 27
+    for mine, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(mine.pop("segmentation"), other.pop("segmentation"))
+        assert mine == other
+    crops = SAM2AutomaticMaskGenerator(small_model(), points_per_side=3, crop_n_layers=1)
+    with pytest.raises(ValueError, match="crop_n_layers must be 0 where features are given, got 1"):
+        crops.generate_from(predictor.features, image.shape[:2])
+
+
 def test_a_photo_without_masks_has_none(image):
     generator = SAM2AutomaticMaskGenerator(small_model(), points_per_side=2, crop_n_layers=1, pred_iou_thresh=1.0)
     assert generator.generate(image) == []

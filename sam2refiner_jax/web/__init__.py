@@ -1,0 +1,1 @@
+"""The page of `sam2refiner demo --web`: what is uploaded and clicked, answered by one model, kept in memory alone."""
