@@ -42,7 +42,14 @@ from .naming import (
 from .reading import read_model
 from .transformers_config import processor_configs, transformers_config
 
-__all__ = ["compare_weights", "convert_checkpoint", "export_checkpoint", "export_refiner", "export_transformers"]
+__all__ = [
+    "as_tensors",
+    "compare_weights",
+    "convert_checkpoint",
+    "export_checkpoint",
+    "export_refiner",
+    "export_transformers",
+]
 
 
 def convert_checkpoint(source: str | os.PathLike[str], directory: str | os.PathLike[str]) -> SAM2Config:
@@ -89,14 +96,12 @@ def export_checkpoint(directory: str | os.PathLike[str], path: str | os.PathLike
             f"{directory} must hold a memory's weights, which all official checkpoints do; it is a model for photos "
             "alone, which the format of transformers has"
         )
-    tensors = _as_tensors(weights, describe_weights(config), OFFICIAL.keys)
+    tensors = as_tensors(weights, describe_weights(config), OFFICIAL.keys)
     if is_checkpoint(Path(directory) / REFINER_FOLDER):
         refiner, base, weights = read_refiner(Path(directory) / REFINER_FOLDER)
         prefix = JOINED.get(kind_of(refiner))
         if prefix is not None:
-            tensors |= _as_tensors(
-                weights, describe_refiner(refiner, base), lambda ours: (prefix + official_key(ours),)
-            )
+            tensors |= as_tensors(weights, describe_refiner(refiner, base), lambda ours: (prefix + official_key(ours),))
     _save(path, tensors)
     return config
 
@@ -127,7 +132,7 @@ def export_transformers(directory: str | os.PathLike[str], folder: str | os.Path
             (partial / CHECKPOINTS_CARD).write_bytes(card.read_bytes())
         for name, document in {TRANSFORMERS_CONFIG: transformers_config(config), **processor_configs(config)}.items():
             (partial / name).write_text(json.dumps(document, indent=2) + "\n")
-        tensors = _as_tensors(weights, describe_weights(config), TRANSFORMERS.keys)
+        tensors = as_tensors(weights, describe_weights(config), TRANSFORMERS.keys)
         save_file(tensors, partial / TRANSFORMERS_WEIGHTS, metadata={"format": "pt"})
         # safetensors makes files that their owner alone may read.
         (partial / TRANSFORMERS_WEIGHTS).chmod((partial / TRANSFORMERS_CONFIG).stat().st_mode)
@@ -145,12 +150,12 @@ def export_refiner(directory: str | os.PathLike[str], path: str | os.PathLike[st
       FileExistsError: if `path` exists already.
     """
     config, base, weights = read_refiner(directory)
-    tensors = _as_tensors(weights, describe_refiner(config, base), lambda ours: (torch_key(ours),))
+    tensors = as_tensors(weights, describe_refiner(config, base), lambda ours: (torch_key(ours),))
     _save(path, tensors, config=dataclasses.asdict(config))
     return config
 
 
-def _as_tensors(
+def as_tensors(
     weights: Weights, described: dict[str, nnx.Variable], keys: Callable[[str], tuple[str, ...]]
 ) -> dict[str, np.ndarray]:
     """Weights as PyTorch lays them out, by a format's names; empties `weights` on the way."""
