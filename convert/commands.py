@@ -1,24 +1,34 @@
 """The commands `sam2refiner convert` and `sam2refiner export`."""
 
 from pathlib import Path
+from typing import Literal
 
 from tyro.conf import Positional
 
-from sam2refiner_jax.checkpoints import REFINER_FOLDER, few, is_checkpoint, is_refiner, load_weights, read_refiner
+from sam2refiner_jax.checkpoints import (
+    BUNDLED,
+    REFINER_FOLDER,
+    few,
+    is_checkpoint,
+    is_refiner,
+    load_weights,
+    read_refiner,
+)
 from sam2refiner_jax.refiners.base import kind_of
 
 from .reading import read_official
-from .writing import compare_weights, convert_checkpoint, export_checkpoint, export_refiner
+from .transformers_config import is_of_videos
+from .writing import compare_weights, convert_checkpoint, export_checkpoint, export_refiner, export_transformers
 
 __all__ = ["convert", "export"]
 
 
 def convert(source: Positional[str], output_dir: Positional[Path], *, base: str | None = None) -> None:
-    """Turn an official PyTorch checkpoint into a directory that JAX loads.
+    """Turn an official PyTorch checkpoint, or one of transformers, into a directory that JAX loads.
 
     Args:
-      source: An official .pt, a .safetensors of the same tensors, or a Hugging Face id (facebook/sam2.1-hiera-tiny,
-        lkeab/hq-sam).
+      source: An official .pt, a .safetensors of the same tensors, a folder of the transformers library (Sam2Model,
+        Sam2VideoModel), or a Hugging Face id (facebook/sam2.1-hiera-tiny, lkeab/hq-sam).
       output_dir: The directory to write; it must not exist yet.
       base: Another checkpoint of the model, such as the official one beside HQ-SAM 2's, to say whether the weights are
         the same.
@@ -27,22 +37,38 @@ def convert(source: Positional[str], output_dir: Positional[Path], *, base: str 
     config = convert_checkpoint(source, output_dir)
     refiner = output_dir / REFINER_FOLDER
     joined = f" with its refiner {kind_of(read_refiner(refiner)[0])}" if is_checkpoint(refiner) else ""
-    print(f"{config.name}{joined}: written to {output_dir}")
+    alone = "" if config.memory else " without a memory, for photos alone"
+    print(f"{config.name}{joined}{alone}: written to {output_dir}")
     if other is not None:
         differences = compare_weights(load_weights(output_dir)[1], other)
         each = few([f"{name} by up to {distance:.1e}" for name, distance in differences.items()])
         print(f"weights that differ from {base}: {len(differences)} of {len(other)}{each and ': ' + each}")
 
 
-def export(checkpoint: Positional[Path], output: Positional[Path]) -> None:
-    """Turn a checkpoint directory back into a .pt of the official format, or a refiner into a PyTorch state dict.
+def export(
+    checkpoint: Positional[Path], output: Positional[Path], *, format: Literal["official", "transformers"] = "official"
+) -> None:
+    """Turn a checkpoint directory back into PyTorch weights: the official ones or those of transformers.
+
+    A refiner becomes a PyTorch state dict.
 
     Args:
-      checkpoint: A directory written by `sam2refiner convert`, `save_model` or `save_refiner`.
-      output: The .pt to write; it must not exist yet.
+      checkpoint: A directory written by `sam2refiner convert`, `save_model` or `save_refiner`, or "nano".
+      output: The .pt to write, or of the transformers format the folder; it must not exist yet.
+      format: official is a .pt of the official package; transformers is a folder with model.safetensors, config.json,
+        the settings of its processors and a model card, which huggingface_hub can upload as it is.
     """
+    if not is_checkpoint(checkpoint):
+        checkpoint = BUNDLED.get(str(checkpoint), checkpoint)
     if is_refiner(checkpoint):
+        if format != "official":
+            raise ValueError(f"format must be official for a refiner, which {format} has no place for")
         export_refiner(checkpoint, output)
         print(f"refiner: written to {output}")
-    else:
+    elif format == "official":
         print(f"{export_checkpoint(checkpoint, output).name}: written to {output}")
+    else:
+        config = export_transformers(checkpoint, output)
+        classes = "Sam2Model and Sam2VideoModel" if is_of_videos(config) else "Sam2Model"
+        alone = " without its refiner" if is_checkpoint(checkpoint / REFINER_FOLDER) else ""
+        print(f"{config.name}{alone}: written to {output} for {classes} of transformers")

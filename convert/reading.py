@@ -1,9 +1,9 @@
-"""Reading official checkpoints: files of PyTorch or safetensors, folders of them, or a Hugging Face id."""
+"""Reading checkpoints, official ones and those of transformers: files, folders of them, or a Hugging Face id."""
 
 import dataclasses
+import json
 import os
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +17,32 @@ from sam2refiner_jax.checkpoints import (
     check_shapes,
     describe_refiner,
     describe_weights,
-    few,
     is_checkpoint,
 )
-from sam2refiner_jax.config import PRESETS, SAM2Config
+from sam2refiner_jax.config import SAM2Config
 from sam2refiner_jax.refiners import REFINERS
 
-from .files import INSTALL_HINT, as_array, first_line, open_tensors
-from .naming import JOINED, official_key, our_layout, torch_axes
+from .files import as_array, open_tensors
+from .hub import TRANSFORMERS_CONFIG, local_file
+from .naming import (
+    JOINED,
+    OFFICIAL,
+    TRANSFORMERS,
+    official_key,
+    our_layout,
+    tensor_shapes,
+    torch_axes,
+    weights_in_tensors,
+)
+from .recognition import find_tensors, have_memory, naming_of, recognise
+from .transformers_config import config_from_transformers
 
-__all__ = ["OfficialModel", "find_tensors", "read_model", "read_official", "recognise", "weights_from_official"]
-
-# Every SAM 2 model has it, and its shape tells their sizes.
-PATCHES = "image_encoder.trunk.patch_embed.proj.weight"
-# Parts of a name that wrappers of modules put in: DataParallel, torch.compile, FSDP, activation checkpointing.
-WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
-# Under which names a file keeps its model rather than another: averages of it, a teacher.
-USUAL_NAMES = {"model", "state_dict", "model_state_dict", "sam2_model", "sam2"}
-# Repositories on Hugging Face whose file is not named after them.
-FILES = {"lkeab/hq-sam": "sam2.1_hq_hiera_large.pt"}
+__all__ = ["OfficialModel", "model_from_tensors", "read_model", "read_official", "weights_from_official"]
 
 
 @dataclasses.dataclass(frozen=True)
 class OfficialModel:
-    """What an official checkpoint holds, in our layout.
+    """What a checkpoint in PyTorch's layout holds, in ours.
 
     Attributes:
       config: of the model.
@@ -54,16 +56,20 @@ class OfficialModel:
 
 
 def read_official(source: str | os.PathLike[str]) -> tuple[SAM2Config, Weights]:
-    """The configuration and the weights of the model in an official checkpoint, as `read_model` finds them."""
+    """The configuration and the weights of the model in a checkpoint, as `read_model` finds them."""
     found = read_model(source)
     return found.config, found.weights
 
 
 def read_model(source: str | os.PathLike[str]) -> OfficialModel:
-    """What an official checkpoint holds: a model of SAM 2, or one of HQ-SAM 2, which is a model and a refiner.
+    """What a checkpoint of the official format, or of the transformers library's, holds.
+
+    That is a model of SAM 2, or one of HQ-SAM 2, which is a model and a refiner. Which one is told by its tensors; of
+    the transformers library's, by the configuration beside them too, where there is one.
 
     Strict: every tensor of the model's dictionary is used once, every parameter of the model is filled, all shapes are
-    right, all numbers finite. The model may lie under other names in the file (`find_tensors`).
+    right, all numbers finite. The model may lie under other names in the file (`find_tensors`). Tensors of `Sam2Model`,
+    which has no memory, give a model for photos (`SAM2Config.memory`).
 
     Args:
       source: path of a .pt or .safetensors file, of the index of one in several files, or of a folder that holds one of
@@ -72,11 +78,12 @@ def read_model(source: str | os.PathLike[str]) -> OfficialModel:
     Raises:
       CheckpointError: naming what is wrong with it.
     """
-    path = _local_file(source)
+    path = local_file(source)
     try:
         if is_checkpoint(path):
             raise CheckpointError("this is a checkpoint directory already; it is loaded as it is")
-        return model_from_official(find_tensors(open_tensors(path)))
+        tensors = find_tensors(open_tensors(path))
+        return model_from_tensors(tensors, _config_beside(path, tensors) or recognise(tensors))
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
 
@@ -88,156 +95,85 @@ def weights_from_official(tensors: dict[str, Any]) -> tuple[SAM2Config, Weights]
     in memory twice.
 
     Args:
-      tensors: of PyTorch, NumPy or a file (`StoredTensor`), by their official names.
+      tensors: of PyTorch, NumPy or a file (`StoredTensor`), by their official names or those of transformers.
 
     Raises:
       CheckpointError: listing missing, surplus and wrongly shaped tensors; naming one with NaN or infinities.
     """
-    found = model_from_official(tensors)
+    found = model_from_tensors(tensors, recognise(tensors))
     return found.config, found.weights
 
 
-def model_from_official(tensors: dict[str, Any]) -> OfficialModel:
+def model_from_tensors(tensors: dict[str, Any], config: SAM2Config) -> OfficialModel:
     """The same with the refiner, if the tensors of one are among them."""
-    config = recognise(tensors)
-    parts = [("", describe_weights(config))]
-    expected = _keys(*parts[0])
+    naming = naming_of(tensors)
+    parts = [_Part(describe_weights(config), naming.keys)]
+    expected = parts[0].expected(tensors)
     surplus = tensors.keys() - expected.keys()
     kind = None
-    for each in JOINED if surplus else ():  # an official model's own tensors are no reason to look further
+    # A model's own tensors are no reason to look further, and no refiner has a name in the transformers library.
+    for each in JOINED if surplus and naming is OFFICIAL else ():
         part = _joined(each, config)
-        keys = _keys(*part)
+        keys = part.expected(tensors)
         if surplus & keys.keys():
             kind = each
             parts.append(part)
             expected |= keys
     check_shapes(expected, {key: tuple(tensor.shape) for key, tensor in tensors.items()})
-    weights, *refiners = [_pop_weights(tensors, *part) for part in parts]
+    weights, *refiners = [part.pop_from(tensors) for part in parts]
     return OfficialModel(config, weights, None if kind is None else (REFINERS[kind].Config(), refiners[0]))
 
 
-def _pop_weights(tensors: dict[str, Any], prefix: str, described: Mapping[str, nnx.Variable]) -> Weights:
-    return {
-        path: our_layout(_pop_as_float32(tensors, prefix + official_key(path)), torch_axes(path, weight))
-        for path, weight in described.items()
-    }
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """A part of a checkpoint: the weights of a model or a refiner, and what their tensors are called."""
+
+    described: Mapping[str, nnx.Variable]
+    keys: Callable[[str], tuple[str, ...]]
+
+    def expected(self, tensors: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        """The shapes of its tensors by their names, without copies of tensors that are there, if they are not."""
+        shapes = tensor_shapes(self.described, self.keys)
+        for keys in map(self.keys, self.described):
+            absent = [key for key in keys if key not in tensors]
+            for key in absent if len(absent) < len(keys) else ():
+                del shapes[key]
+        return shapes
+
+    def pop_from(self, tensors: dict[str, Any]) -> Weights:
+        """Its weights, whose tensors are taken out of the dictionary."""
+        weights: Weights = {}
+        for key, paths in weights_in_tensors(self.described, self.keys).items():
+            if key not in tensors:
+                continue
+            tensor = _pop_as_float32(tensors, key)
+            for path, part in zip(paths, np.split(tensor, len(paths)) if len(paths) > 1 else [tensor], strict=True):
+                ours = our_layout(part, torch_axes(path, self.described[path]))
+                if path in weights and not np.array_equal(weights[path], ours):
+                    raise CheckpointError(f"{key} must hold the same numbers as {self.keys(path)[0]}")
+                weights[path] = ours
+        return weights
 
 
-def _joined(kind: str, base: SAM2Config) -> tuple[str, dict[str, nnx.Variable]]:
-    """What precedes the names of a refiner's tensors in a checkpoint that holds the base too, and its weights."""
-    return JOINED[kind], describe_refiner(REFINERS[kind].Config(), base)
+def _joined(kind: str, base: SAM2Config) -> _Part:
+    """The part of a refiner in a checkpoint that holds the base too."""
+    refiner = describe_refiner(REFINERS[kind].Config(), base)
+    return _Part(refiner, lambda path: (JOINED[kind] + official_key(path),))
 
 
-def _keys(prefix: str, described: Mapping[str, nnx.Variable]) -> dict[str, tuple[int, ...]]:
-    """The shapes of tensors by their official names."""
-    return {
-        prefix + official_key(path): tuple(weight.shape[axis] for axis in torch_axes(path, weight))
-        for path, weight in described.items()
-    }
-
-
-def find_tensors(content: Mapping[Any, Any]) -> dict[str, Any]:
-    """A SAM 2 model's tensors by their official names, from wherever they lie in what a file holds.
-
-    They are told by the names' ends: in nested dictionaries ("model", "state_dict"), behind a prefix ("sam2_model."),
-    with the parts that wrappers of modules put into names ("module.", "_orig_mod.").
-
-    Args:
-      content: tensors by name, possibly in nested dictionaries.
-
-    Raises:
-      CheckpointError: if there is no such model, or several, of which none lies under a usual name.
-    """
-    found: dict[str, tuple[str, dict[str, Any]]] = {}
-    for place, tensors in _dictionaries(content, ()):
-        for key in tensors:
-            if key == PATCHES or key.endswith("." + PATCHES):
-                prefix = key.removesuffix(PATCHES)
-                found[".".join((*place, prefix.rstrip("."))).strip(".")] = (prefix, tensors)
-    if len(found) > 1:
-        usual = [name for name in found if USUAL_NAMES.issuperset(name.split(".") if name else ())]
-        if len(usual) != 1:
-            raise CheckpointError(f"the file holds several SAM 2 models: {few(list(found))}; it must hold one")
-        found = {usual[0]: found[usual[0]]}
-    if not found:
-        raise CheckpointError(_what_else([t for _, tensors in _dictionaries(content, ()) for t in tensors.items()]))
-    prefix, tensors = next(iter(found.values()))
-    named = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
-    if len(named) < len(tensors):
-        raise CheckpointError(f"the file holds tensors of one name with and without {prefix!r} before it")
-    return named
-
-
-def _dictionaries(
-    content: Mapping[Any, Any], place: tuple[str, ...]
-) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
-    """Every dictionary with tensors in it, the names under which it lies, its own names without wrappers' parts."""
-    tensors: dict[str, Any] = {}
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            yield from _dictionaries(value, (*place, str(key)))
-            continue
-        name = ".".join(part for part in str(key).split(".") if part not in WRAPPERS)
-        if name in tensors:
-            raise CheckpointError(f"the file holds {name} with and without a wrapper's name in it")
-        tensors[name] = value
-    if tensors:
-        yield place, tensors
-
-
-def _what_else(tensors: list[tuple[str, Any]]) -> str:
-    """Why these are no SAM 2 model's."""
-    names = [name for name, _ in tensors]
-    if any(name.startswith(("vision_encoder.", "shared_image_embedding.")) for name in names):
-        return "this is a checkpoint in the format of the transformers library; use the official .pt of the model"
-    if any("compress_vit_feat." in name for name in names):
-        return "this is a checkpoint of HQ-SAM 1 (compress_vit_feat), not of HQ-SAM 2 (sam2.1_hq_hiera_large.pt)"
-    if any(name.endswith("image_encoder.patch_embed.proj.weight") for name in names):
-        return "this is a checkpoint of the first Segment Anything, not of SAM 2"
-    shown = few([f"{name} {tuple(tensor.shape)}" for name, tensor in tensors]) or "no tensor"
-    return f"these are not the tensors of a SAM 2 model: expected {PATCHES} among them, got {shown}"
-
-
-def recognise(tensors: Mapping[str, Any]) -> SAM2Config:
-    """The preset whose checkpoint these tensors are, told from their names and shapes alone.
-
-    Raises:
-      CheckpointError: if they are of no SAM 2 model.
-    """
-    if PATCHES not in tensors:
-        raise CheckpointError(_what_else(list(tensors.items())))
-    width = tensors[PATCHES].shape[0]
-    blocks = {match[1] for key in tensors if (match := re.match(r"image_encoder\.trunk\.blocks\.(\d+)\.", key))}
-    is_sam21 = "no_obj_embed_spatial" in tensors or "obj_ptr_tpos_proj.weight" in tensors
-    for config in PRESETS.values():
-        trunk = config.trunk
-        same_trunk = trunk.embed_dim == width and sum(trunk.stages) == len(blocks)
-        if same_trunk and config.no_obj_embed_spatial == is_sam21:
-            return config
-    known = {f"{sum(c.trunk.stages)} from {c.trunk.embed_dim}" for c in PRESETS.values()}
-    raise CheckpointError(
-        f"no SAM 2 model has a trunk of {len(blocks)} blocks that starts with {width} channels; known are "
-        f"{', '.join(sorted(known))}"
-    )
-
-
-def _local_file(source: str | os.PathLike[str]) -> Path:
-    path = Path(source)
-    if path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) or path.suffix in (".pt", ".safetensors"):
-        return path
+def _config_beside(path: Path, tensors: Mapping[str, Any]) -> SAM2Config | None:
+    """What the transformers library's configuration beside its tensors says of their model; None without one."""
+    file = (path if path.is_dir() else path.parent) / TRANSFORMERS_CONFIG
+    if naming_of(tensors) is not TRANSFORMERS or not file.is_file():
+        return None
     try:
-        from huggingface_hub import hf_hub_download
-    except ImportError as error:
-        raise CheckpointError(f"downloading {source} needs huggingface_hub: {INSTALL_HINT}") from error
-    # facebook/sam2.1-hiera-base-plus holds sam2.1_hiera_base_plus.pt, and so do the other seven.
-    filename = FILES.get(str(source), path.name.replace("-", "_") + ".pt")
-    try:
-        return Path(hf_hub_download(str(source), filename))
-    except Exception as error:
-        raise CheckpointError(
-            f"{source} is no local file, and {filename} cannot be downloaded from Hugging Face: {first_line(error)} "
-            '("nano" is a small model that comes with the package)'
-        ) from error
+        document = json.loads(file.read_bytes())
+        if not isinstance(document, dict) or "model_type" not in document:
+            return None  # somebody else's file of that name
+        memory = document["model_type"] == "sam2_video" or have_memory(tensors)
+        return config_from_transformers(document, memory=memory)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file.name}: {error}") from error
 
 
 def _pop_as_float32(tensors: dict[str, Any], key: str) -> np.ndarray:

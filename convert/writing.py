@@ -1,6 +1,7 @@
-"""Converting official checkpoints to directories of ours, and back."""
+"""Converting checkpoints of PyTorch's layout to directories of ours, and back."""
 
 import dataclasses
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from sam2refiner_jax.atomic import new_file
+from sam2refiner_jax.atomic import new_directory, new_file
 from sam2refiner_jax.checkpoints import (
     REFINER_FOLDER,
     CheckpointError,
@@ -26,19 +27,38 @@ from sam2refiner_jax.config import SAM2Config
 from sam2refiner_jax.refiners.base import kind_of
 
 from .files import INSTALL_HINT
-from .naming import JOINED, official_key, official_layout, torch_axes, torch_key
+from .hub import TRANSFORMERS_CONFIG, TRANSFORMERS_WEIGHTS
+from .model_card import CHECKPOINTS_CARD, model_card
+from .naming import (
+    JOINED,
+    OFFICIAL,
+    TRANSFORMERS,
+    official_key,
+    official_layout,
+    torch_axes,
+    torch_key,
+    weights_in_tensors,
+)
 from .reading import read_model
+from .transformers_config import processor_configs, transformers_config
 
-__all__ = ["compare_weights", "convert_checkpoint", "export_checkpoint", "export_refiner"]
+__all__ = [
+    "as_tensors",
+    "compare_weights",
+    "convert_checkpoint",
+    "export_checkpoint",
+    "export_refiner",
+    "export_transformers",
+]
 
 
 def convert_checkpoint(source: str | os.PathLike[str], directory: str | os.PathLike[str]) -> SAM2Config:
-    """Writes an official checkpoint as a directory that `load_model` reads; returns the recognised configuration.
+    """Writes a checkpoint that `read_model` reads as a directory of ours; returns the recognised configuration.
 
     One of HQ-SAM 2 becomes a model with its refiner.
 
     Raises:
-      CheckpointError: if `source` is not an official checkpoint.
+      CheckpointError: if `source` is no such checkpoint.
       FileExistsError: if `directory` exists already.
     """
     if Path(directory).exists():
@@ -67,17 +87,55 @@ def export_checkpoint(directory: str | os.PathLike[str], path: str | os.PathLike
     left out (`export_refiner`).
 
     Raises:
-      CheckpointError: if `directory` is not a checkpoint.
+      CheckpointError: if `directory` is not a checkpoint, or is one without a memory.
       FileExistsError: if `path` exists already.
     """
     config, weights = load_weights(directory)
-    tensors = _as_tensors(weights, describe_weights(config), official_key)
+    if not config.memory:
+        raise CheckpointError(
+            f"{directory} must hold a memory's weights, which all official checkpoints do; it is a model for photos "
+            "alone, which the format of transformers has"
+        )
+    tensors = as_tensors(weights, describe_weights(config), OFFICIAL.keys)
     if is_checkpoint(Path(directory) / REFINER_FOLDER):
         refiner, base, weights = read_refiner(Path(directory) / REFINER_FOLDER)
         prefix = JOINED.get(kind_of(refiner))
         if prefix is not None:
-            tensors |= _as_tensors(weights, describe_refiner(refiner, base), lambda ours: prefix + official_key(ours))
+            tensors |= as_tensors(weights, describe_refiner(refiner, base), lambda ours: (prefix + official_key(ours),))
     _save(path, tensors)
+    return config
+
+
+def export_transformers(directory: str | os.PathLike[str], folder: str | os.PathLike[str]) -> SAM2Config:
+    """Writes a checkpoint directory as a folder that the transformers library reads; returns its configuration.
+
+    `Sam2Model.from_pretrained(folder)` and `Sam2VideoModel.from_pretrained(folder)` find all their tensors in it, the
+    latter where the library has such a model (`transformers_config.is_of_videos`); `read_model` reads it back, bit for
+    bit. A model card and the settings of the library's processors are written too. A refiner is left out.
+
+    Raises:
+      CheckpointError: if `directory` is not a checkpoint of a model.
+      FileExistsError: if `folder` exists already.
+    """
+    try:
+        from safetensors.numpy import save_file
+    except ImportError as error:
+        raise CheckpointError(f"writing {folder} needs safetensors: {INSTALL_HINT}") from error
+    with new_directory(folder) as partial:
+        config, weights = load_weights(directory)
+        card = Path(directory) / CHECKPOINTS_CARD
+        parameters = sum(np.size(weight) for weight in weights.values())
+        kept = Path(directory) / REFINER_FOLDER
+        refiner = kind_of(read_refiner(kept)[0]) if is_checkpoint(kept) else None
+        (partial / "README.md").write_text(model_card(config, parameters, card=card.is_file(), refiner=refiner))
+        if card.is_file():
+            (partial / CHECKPOINTS_CARD).write_bytes(card.read_bytes())
+        for name, document in {TRANSFORMERS_CONFIG: transformers_config(config), **processor_configs(config)}.items():
+            (partial / name).write_text(json.dumps(document, indent=2) + "\n")
+        tensors = as_tensors(weights, describe_weights(config), TRANSFORMERS.keys)
+        save_file(tensors, partial / TRANSFORMERS_WEIGHTS, metadata={"format": "pt"})
+        # safetensors makes files that their owner alone may read.
+        (partial / TRANSFORMERS_WEIGHTS).chmod((partial / TRANSFORMERS_CONFIG).stat().st_mode)
     return config
 
 
@@ -92,20 +150,25 @@ def export_refiner(directory: str | os.PathLike[str], path: str | os.PathLike[st
       FileExistsError: if `path` exists already.
     """
     config, base, weights = read_refiner(directory)
-    tensors = _as_tensors(weights, describe_refiner(config, base), torch_key)
+    tensors = as_tensors(weights, describe_refiner(config, base), lambda ours: (torch_key(ours),))
     _save(path, tensors, config=dataclasses.asdict(config))
     return config
 
 
-def _as_tensors(
-    weights: Weights, described: dict[str, nnx.Variable], key: Callable[[str], str]
+def as_tensors(
+    weights: Weights, described: dict[str, nnx.Variable], keys: Callable[[str], tuple[str, ...]]
 ) -> dict[str, np.ndarray]:
-    """Weights as PyTorch lays them out, by PyTorch's names; empties `weights` on the way."""
+    """Weights as PyTorch lays them out, by a format's names; empties `weights` on the way."""
     check_shapes({name: tuple(v.shape) for name, v in described.items()}, {n: np.shape(w) for n, w in weights.items()})
+
+    def take(path: str, key: str) -> np.ndarray:
+        weight = weights.pop(path) if key == keys(path)[-1] else weights[path]
+        return official_layout(np.asarray(weight).astype(np.float32, copy=False), torch_axes(path, described[path]))
+
     tensors = {}
-    for ours in list(weights):
-        array = np.asarray(weights.pop(ours)).astype(np.float32, copy=False)
-        tensors[key(ours)] = official_layout(array, torch_axes(ours, described[ours]))
+    for key, paths in weights_in_tensors(described, keys).items():
+        parts = [take(path, key) for path in paths]
+        tensors[key] = parts[0] if len(parts) == 1 else np.concatenate(parts)
     return tensors
 
 

@@ -47,6 +47,8 @@ class SAM2Config:
       trunk: the image encoder's trunk.
       image_size: side of the square input in pixels; a multiple of 32.
       hidden_dim: channels of the neck, the prompt encoder and the mask decoder.
+      memory: whether it has the parts that only videos need. Without them it is a model for photos, such as `Sam2Model`
+        of the transformers library saves.
       memory_dim: channels of the memory features.
       mlp_dim: channels inside the MLPs of the mask decoder's transformer and of memory attention.
       num_maskmem: memories that a frame can attend to, its prompted frame included.
@@ -62,6 +64,7 @@ class SAM2Config:
     trunk: HieraConfig = HieraConfig()
     image_size: int = 1024
     hidden_dim: int = 256
+    memory: bool = True
     memory_dim: int = 64
     mlp_dim: int = 2048
     num_maskmem: int = 7

@@ -46,22 +46,24 @@ class SAM2(nnx.Module):
         self.image_encoder = in_part("encoder", ImageEncoder(config, dtype=dtype, rngs=rngs))
         self.sam_prompt_encoder = in_part("prompt_encoder", PromptEncoder(config, dtype=dtype, rngs=rngs))
         self.sam_mask_decoder = in_part("decoder", MaskDecoder(config, dtype=dtype, rngs=rngs))
-        self.memory_attention = in_part("memory", MemoryAttention(config, dtype=dtype, rngs=rngs))
-        self.memory_encoder = in_part("memory", MemoryEncoder(config, dtype=dtype, rngs=rngs))
-        self.mask_downsample = in_part("memory", conv(1, 1, 4, stride=4, dtype=dtype, rngs=rngs))
-        self.obj_ptr_proj = in_part("memory", MLP((dim, dim, dim, dim), dtype=dtype, rngs=rngs))
 
         def token(part: str, *shape: int) -> nnx.Param:
             return nnx.Param(truncated_normal(0.02)(rngs.params(), shape), part=part)
 
-        self.maskmem_tpos_enc = token("memory", config.num_maskmem, 1, 1, config.memory_dim)
+        if config.memory:
+            self.memory_attention = in_part("memory", MemoryAttention(config, dtype=dtype, rngs=rngs))
+            self.memory_encoder = in_part("memory", MemoryEncoder(config, dtype=dtype, rngs=rngs))
+            self.mask_downsample = in_part("memory", conv(1, 1, 4, stride=4, dtype=dtype, rngs=rngs))
+            self.obj_ptr_proj = in_part("memory", MLP((dim, dim, dim, dim), dtype=dtype, rngs=rngs))
+            self.maskmem_tpos_enc = token("memory", config.num_maskmem, 1, 1, config.memory_dim)
         self.no_mem_embed = token("encoder", 1, 1, dim)
-        self.no_mem_pos_enc = token("memory", 1, 1, dim)
-        self.no_obj_ptr = token("memory", 1, dim)
-        if config.no_obj_embed_spatial:
-            self.no_obj_embed_spatial = token("memory", 1, config.memory_dim)
-        if config.obj_ptr_temporal_encoding:
-            self.obj_ptr_tpos_proj = in_part("memory", linear(dim, config.memory_dim, dtype=dtype, rngs=rngs))
+        if config.memory:
+            self.no_mem_pos_enc = token("memory", 1, 1, dim)
+            self.no_obj_ptr = token("memory", 1, dim)
+            if config.no_obj_embed_spatial:
+                self.no_obj_embed_spatial = token("memory", 1, config.memory_dim)
+            if config.obj_ptr_temporal_encoding:
+                self.obj_ptr_tpos_proj = in_part("memory", linear(dim, config.memory_dim, dtype=dtype, rngs=rngs))
         self.refiner = nnx.data(refiner and in_part("refiner", refiner))
 
     def with_refiner(self, refiner: Refiner | None) -> "SAM2":

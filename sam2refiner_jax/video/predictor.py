@@ -85,6 +85,9 @@ class SAM2VideoPredictor(FromPretrained):
       memory_dtype: in which memory features are kept between frames; bfloat16, as officially, or float32.
       refine: let the model's refiner make the masks, of which memories are made too; by default if it has one. With
         False, all is as if it had none.
+
+    Raises:
+      ValueError: if the model has no memory, or no refiner that `refine` asks for.
     """
 
     def __init__(
@@ -98,6 +101,11 @@ class SAM2VideoPredictor(FromPretrained):
         memory_dtype: DTypeLike = jnp.bfloat16,
         refine: bool | None = None,
     ):
+        if not model.config.memory:
+            raise ValueError(
+                "model must have a memory, which videos need; this one is for photos alone, from a checkpoint without "
+                "the memory's weights (Sam2Model of transformers, where Sam2VideoModel has them)"
+            )
         if refine and model.refiner is None:
             raise ValueError("refine must be False for a model without a refiner; load one: load_model(..., refiner=)")
         self.model = model.with_refiner(None) if refine is False else model

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from sam2refiner_jax import CheckpointError
 from sam2refiner_jax.convert import read_official
 from sam2refiner_jax.convert.files import open_tensors
-from sam2refiner_jax.convert.reading import PATCHES, find_tensors
+from sam2refiner_jax.convert.recognition import PATCHES, find_tensors
 
 # By these names a model is known; no whole one is needed to find it.
 MODEL = {
