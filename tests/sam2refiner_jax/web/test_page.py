@@ -19,9 +19,10 @@ from videos import moving_frames, write_video
 
 from sam2refiner_jax import SAM2ImagePredictor
 from sam2refiner_jax.data.masks import davis_palette
-from sam2refiner_jax.image import predictor as predictor_module
+from sam2refiner_jax.image import encoding
+from sam2refiner_jax.image.encoding import encode_photos
 from sam2refiner_jax.image.overlay import PALETTE
-from sam2refiner_jax.image.predictor import decode_prompts, encode_photos, refine_prompts
+from sam2refiner_jax.image.predictor import decode_prompts, refine_prompts
 from sam2refiner_jax.web.limits import Limits
 from sam2refiner_jax.web.photo import warm_up
 
@@ -246,7 +247,7 @@ def test_clicks_change_the_mask_and_only_the_first_encodes(visit, photo_file, pr
         encodings.append(args)
         return encode_photos(*args, **kwargs)
 
-    monkeypatch.setattr(predictor_module, "encode_photos", counted)
+    monkeypatch.setattr(encoding, "encode_photos", counted)
     programs = encode_photos, decode_prompts, refine_prompts
     compiled = [program._cache_size() for program in programs]
     page = visit()

@@ -6,8 +6,9 @@ from skimage.data import rocket
 from small import refining_model
 
 from sam2refiner_jax import SAM2AutomaticMaskGenerator, SAM2ImagePredictor
-from sam2refiner_jax.image import predictor as predictor_module
-from sam2refiner_jax.image.predictor import decode_prompts, encode_photos, refine_prompts
+from sam2refiner_jax.image import encoding
+from sam2refiner_jax.image.encoding import encode_photos
+from sam2refiner_jax.image.predictor import decode_prompts, refine_prompts
 from sam2refiner_jax.web.limits import Refused
 from sam2refiner_jax.web.photo import MOST_CLICKS, PhotoPrompts, PhotoSession, warm_up
 from sam2refiner_jax.web.pictures import at_size
@@ -94,7 +95,7 @@ def test_one_encoding_a_photo_and_one_program_for_all_clicks(monkeypatch):
         encodings.append(args)
         return encode_photos(*args, **kwargs)
 
-    monkeypatch.setattr(predictor_module, "encode_photos", counted)
+    monkeypatch.setattr(encoding, "encode_photos", counted)
     model = refining_model()
     warm_up(model)
     encodings.clear()
