@@ -2,12 +2,14 @@
 
     python benchmarks/video.py beside --frames 16         seconds a frame of both predictors, in turns on one clip
     python benchmarks/video.py steps --objects 1 2 4      encoder, step by number of objects, clips in a batch
+    python benchmarks/video.py policies --rounds 5        seconds a frame of each memory policy beside SAM 2's, in turns
     python benchmarks/video.py live --frames 5000         step time and memory over a long iterator
     python benchmarks/video.py past --frames 1000         step time and memory over a stored clip with a refiner
 
 Weights are random, which makes no difference to speed. `beside` needs the official package.
 """
 
+import dataclasses
 import gc
 import json
 import resource
@@ -16,12 +18,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 from tyro.extras import SubcommandApp
 
 from sam2refiner_jax import SAM2VideoPredictor, build_model
 from sam2refiner_jax.video.memory_bank import MemoryBank, ObjectFrames
+from sam2refiner_jax.video.policies import MEMORY_POLICIES, MemoryPolicy, memory_policy
 from sam2refiner_jax.video.tracking import encode_frames, track_frame
 
 app = SubcommandApp()
@@ -131,9 +135,68 @@ def steps(
     report(two_clips_in_a_batch=round(both, 3), in_turn=round(2 * (encoder + single), 3))
 
 
-def full_bank(config, rows: int) -> MemoryBank:
+@app.command
+def policies(
+    name: str = "sam2.1_hiera_t",
+    image_size: int = 1024,
+    memory: tuple[str, ...] = tuple(MEMORY_POLICIES),
+    rounds: int = 5,
+) -> None:
+    """Seconds a frame, encoder included, of memory policies, all memories full, one after the other in every round.
+
+    A policy that looks at masks only now and then is timed on a frame on which it does.
+
+    Args:
+      name: The model.
+      image_size: Side of the input in pixels.
+      memory: The policies; each is compared with the first.
+      rounds: Frames of each, of whose times the median counts, as does that of their ratios.
+    """
+    model = build_model(name, image_size=image_size)
+    model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.set_value(jnp.ones(1))  # fresh weights see no object
+    encode = jax.jit(encode_frames)
+    image = np.random.default_rng(0).integers(0, 255, (1, image_size, image_size, 3), np.uint8)
+    one = np.ones(1, np.int32)
+    where = ObjectFrames(0 * one, 30 * one, 100 * one, np.zeros(1, bool))
+    encoder, times = [], []
+
+    def seconds(run) -> float:
+        start = time.perf_counter()
+        jax.block_until_ready(run())
+        return time.perf_counter() - start
+
+    features = encode(model, image)
+    banks = [full_bank(model.config, 1, always_awake(memory_policy(each))) for each in memory]
+    for turn in range(rounds + 1):
+        encoder.append(seconds(lambda: encode(model, image)))
+        times.append([])
+        for bank in map(jax.device_put, banks):
+            times[-1].append(seconds(lambda bank=bank: track_frame(model, bank, features, where, np.ones(1, bool))))
+        if turn == 0:  # compiled
+            encoder.clear()
+            times.clear()
+    steps = np.array(times)
+    whole = np.array(encoder)[:, None] + steps
+    report(encoder=round(float(np.median(encoder)), 3))
+    for i, each in enumerate(memory):
+        report(
+            memory=each,
+            step=round(float(np.median(steps[:, i])), 3),
+            frame=round(float(np.median(whole[:, i])), 3),
+            ratio=round(float(np.median(whole[:, i] / whole[:, 0])), 3),
+            ratios=[round(float(ratio), 2) for ratio in whole[:, i] / whole[:, 0]],
+        )
+
+
+def always_awake(policy: MemoryPolicy) -> MemoryPolicy:
+    """The policy with thresholds that fresh weights reach, so that what it does rarely is timed too."""
+    wakeful = {"quality": {"iou_threshold": -1.0, "area_tolerance": 1e9}, "motion": {"stable_frames": 0}}
+    return dataclasses.replace(policy, **wakeful.get(policy.kind, {}))
+
+
+def full_bank(config, rows: int, policy: MemoryPolicy | None = None) -> MemoryBank:
     """A bank with a memory in every slot when frame 30 is tracked."""
-    bank = MemoryBank.empty(config, rows)
+    bank = MemoryBank.empty(config, rows, policy=policy)
     frames = {
         "prompted": range(1),
         "prompted_pointers": range(1),
@@ -145,6 +208,10 @@ def full_bank(config, rows: int) -> MemoryBank:
         slots = getattr(bank, name)
         slots.frames[:] = of
         slots.values[:] = rng.normal(size=slots.values.shape)
+    bank.prompts.boxes[:] = 100  # a box in the middle of nowhere special
+    for leaf in jax.tree.leaves(bank.state):
+        if not np.isfinite(leaf).all():  # paths all begun, areas all known
+            leaf[:] = 1
     return bank
 
 

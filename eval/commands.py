@@ -11,6 +11,7 @@ from ..checkpoints import DEFAULT_CHECKPOINT, load_model
 from ..data.clips import Clip, find_layout, open_clips, read_names
 from ..image.canvas import Fit
 from ..sam2 import SAM2
+from ..video.policies import MemoryPolicy, memory_policy
 from ..video.predictor import SAM2VideoPredictor
 from .ablation import ABLATION_REPORT, find_refiners, models_of, write_ablation_report
 from .comparison import COMPARISON_REPORT, compare_refiners, evaluate_models, write_comparison
@@ -113,6 +114,7 @@ def video(
     clip_list: Path | None = None,
     unseen: Path | None = None,
     predictions: Path | None = None,
+    memory: str = "official",
     dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> None:
     """Evaluate tracking from the first frame, on DAVIS 2016 or 2017 or LVOS v1 or v2.
@@ -135,12 +137,16 @@ def video(
       unseen: A file that names the clips of unseen categories, for the table of LVOS v2; by default unseen_videos.txt
         in the folder, if there is one.
       predictions: Score the masks in this folder, PREDICTIONS/CLIP/FRAME.png, instead of making any.
+      memory: What is remembered of tracked frames: official, quality, motion, tree, or a policy of your own.
       dtype: Computation type; bfloat16 is the fast mode on GPUs and TPUs.
     """
     if clips and clip_list:
         raise ValueError("give either clips or a clip_list, not both")
     if refiners and (refiner is not None or model != "sam2refiner" or predictions is not None):
         raise ValueError("refiners need the model sam2refiner, and neither another refiner nor predictions")
+    policy = memory_policy(memory)
+    if memory != "official" and (model != "sam2refiner" or predictions is not None):
+        raise ValueError(f"a memory needs the model sam2refiner and no predictions, got {model} and {predictions}")
     found = open_clips(folder, read_names(clip_list) if clip_list else clips)
     if unseen is None and (folder / UNSEEN_FILE).exists():
         unseen = folder / UNSEEN_FILE
@@ -155,11 +161,12 @@ def video(
 
     if refiners:
         named = {"refiners": list(map(str, refiners)), "folder": str(folder), "prompt": prompt}
+        named |= {} if policy.follows_frames else {"memory": repr(policy)}
         RunFolder(output, {**named, "clips": [clip.name for clip in found]}, COMPARISON_REPORT)
         summaries = {}
         for name, each in compare_refiners(load_model(checkpoint, dtype=dtype), refiners).items():
             clock = Clock()
-            tracker: Tracker = our_tracker(SAM2VideoPredictor(each), name)
+            tracker: Tracker = our_tracker(SAM2VideoPredictor(each, memory=policy), name)
             records, left_out = _track(tracker, found, folder, prompt, output / name, clock)
             report(output / name, records, name, left_out, clock)
             summaries[name] = summarise_videos(records, unseen_names)
@@ -170,7 +177,7 @@ def video(
         records, left_out = score_predictions(found, predictions, clock)
         table = report(output, records, predictions.name, left_out, clock)
     else:
-        tracker, clock = _open_tracker(model, checkpoint, refiner, dtype), Clock()
+        tracker, clock = _open_tracker(model, checkpoint, refiner, policy, dtype), Clock()
         records, left_out = _track(tracker, found, folder, prompt, output, clock)
         table = report(output, records, tracker.name, left_out, clock)
     print(f"{table}\n\nresults: {output}")
@@ -270,10 +277,11 @@ def _open_segmenter(
     return GrabCut() if model == "grabcut" else FilledBox()
 
 
-def _open_tracker(model: Model, checkpoint: str, refiner: Path | None, dtype: str) -> Tracker:
+def _open_tracker(model: Model, checkpoint: str, refiner: Path | None, memory: MemoryPolicy, dtype: str) -> Tracker:
     if model == "sam2refiner":
-        predictor = SAM2VideoPredictor(load_model(checkpoint, refiner=refiner, dtype=dtype))
-        return our_tracker(predictor, _model_name(checkpoint, refiner))
+        predictor = SAM2VideoPredictor(load_model(checkpoint, refiner=refiner, dtype=dtype), memory=memory)
+        name = _model_name(checkpoint, refiner)
+        return our_tracker(predictor, name if memory.follows_frames else f"{name}, memory {memory.kind}")
     if refiner is not None:
         raise ValueError(f"a refiner needs the model sam2refiner, got {model}")
     if model == "sam2":

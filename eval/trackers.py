@@ -136,6 +136,8 @@ def our_tracker(predictor: SAM2VideoPredictor, name: str) -> PredictorTracker:
         "weights": weights_checksum(predictor.model),
         "refined": predictor.model.refiner is not None,
     }
+    if not predictor.memory.follows_frames:  # runs of before there were others have no such setting
+        settings["memory"] = repr(predictor.memory)
     return PredictorTracker(predictor, name, settings, with_scores=True, history=HISTORY)
 
 

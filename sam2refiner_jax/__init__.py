@@ -7,6 +7,7 @@ from .image.mask_generator import SAM2AutomaticMaskGenerator
 from .image.predictor import SAM2ImagePredictor
 from .refiners import HQSAM2Config, Refiner, SAM2Refiner, SAM2RefinerConfig, SAMRefConfig, register_refiner
 from .sam2 import SAM2
+from .video.policies import MemoryPolicy, register_memory_policy
 from .video.predictor import SAM2VideoPredictor
 
 __all__ = [
@@ -25,6 +26,8 @@ __all__ = [
     "SAM2ImagePredictor",
     "SAM2AutomaticMaskGenerator",
     "SAM2VideoPredictor",
+    "MemoryPolicy",
+    "register_memory_policy",
     # Refiners
     "Refiner",
     "register_refiner",

@@ -17,6 +17,7 @@ from ..checkpoints import DEFAULT_CHECKPOINT, load_model
 from ..data.masks import VOID, numbers_picture, read_numbers, read_objects
 from ..image.overlay import draw_captions, draw_overlay
 from ..video.frames import Frames
+from ..video.policies import memory_policy
 from ..video.predictor import SAM2VideoPredictor
 from ..video.state import FrameScores, InferenceState
 from ..video.writer import write_video
@@ -101,6 +102,7 @@ def track(
     overlay: bool = True,
     show_scores: bool = False,
     fill_hole_area: int = 0,
+    memory: str = "official",
     image_size: int | None = None,
     dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> None:
@@ -126,6 +128,7 @@ def track(
       overlay: Write the video that shows the masks.
       show_scores: Write the two scores beside each object in that video.
       fill_hole_area: Fill holes of at most this area, in pixels of the low-resolution mask.
+      memory: What is remembered of tracked frames: official, quality, motion, tree, or a policy of your own.
       image_size: Side of the square that frames are squeezed to, a multiple of 32; the checkpoint's own unless given.
       dtype: Computation type; bfloat16 is the fast mode on GPUs and TPUs.
     """
@@ -135,9 +138,9 @@ def track(
     folder = output / (video.resolve().name if video.is_dir() else video.resolve().stem)
     shown = folder.with_name(folder.name + ".mp4")
     _check_place(folder, shown if overlay else None, video, [mask] if mask else [])
-    predictor = SAM2VideoPredictor(
-        load_model(checkpoint, refiner=refiner, image_size=image_size, dtype=dtype), fill_hole_area=fill_hole_area
-    )
+    policy = memory_policy(memory)
+    model = load_model(checkpoint, refiner=refiner, image_size=image_size, dtype=dtype)
+    predictor = SAM2VideoPredictor(model, fill_hole_area=fill_hole_area, memory=policy)
     state = predictor.init_state(video, history=HISTORY)
     prompts.give(predictor, state, frame)
 

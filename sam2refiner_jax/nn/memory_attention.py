@@ -79,6 +79,8 @@ class RoPECrossAttention(OneHeadAttention):
         """
         q = rotate(self.q_proj(x), rotations)
         map_keys = rotate(self.k_proj(memory.maps + memory.maps_pe), rotations)
+        if memory.maps_weight is not None:
+            map_keys = map_keys * memory.maps_weight[..., None, None].astype(map_keys.dtype)
         pointer_keys = self.k_proj(memory.pointers + memory.pointers_pe)
         averaged = jax.lax.platform_dependent(
             q, map_keys, pointer_keys, memory, cpu=average_map_by_map, default=average_at_once
@@ -98,6 +100,7 @@ class Memory:
       pointers: object pointers, cut into tokens as wide as the features.
       pointers_pe: their encodings of time.
       pointers_exist: False for tokens to ignore.
+      maps_weight: what the keys of each map are multiplied with; None for 1.
     """
 
     maps: Float[Array, "*b maps n cm"]
@@ -106,6 +109,7 @@ class Memory:
     pointers: Float[Array, "*b p cm"]
     pointers_pe: Float[Array, "*b p cm"]
     pointers_exist: Bool[Array, "*b p"]
+    maps_weight: Float[Array, "*b maps"] | None = None
 
 
 def average_at_once(

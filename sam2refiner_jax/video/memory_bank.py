@@ -1,6 +1,7 @@
 """What a tracker remembers of earlier frames, as a pytree of static shape."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,140 +13,127 @@ from ..config import SAM2Config
 from ..nn.memory_attention import Memory
 from ..nn.positional import sine_encoding_1d, sine_encoding_2d
 from ..sam2 import SAM2
+from .policies import Found, MemoryPolicy, Official, PromptFacts, Recalled, Situation
+from .slots import EMPTY, ObjectFrames, Slots
 
 __all__ = ["EMPTY", "MemoryBank", "ObjectFrames", "Slots"]
-
-# The frame of a slot that holds nothing. So far away that no test of distance mistakes it for a real one.
-EMPTY = -(2**29)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class ObjectFrames:
-    """Where a batch of objects is: which frame of which clip each is looked for in.
-
-    All values are traced, so that no frame number and no clip length compiles anything.
-
-    Attributes:
-      image: which of the batch's images shows the object.
-      frame: that image's index in its clip.
-      num_frames: the clip's number of frames, which limits how far back object pointers reach in short clips.
-      reverse: whether the clip is tracked backwards.
-    """
-
-    image: Int[Array | np.ndarray, " objects"]
-    frame: Int[Array | np.ndarray, " objects"]
-    num_frames: Int[Array | np.ndarray, " objects"]
-    reverse: Bool[Array | np.ndarray, " objects"]
-
-    def next(self) -> "ObjectFrames":
-        """One frame on, in the direction of tracking."""
-        return dataclasses.replace(self, frame=self.frame + jnp.where(self.reverse, -1, 1))
-
-    def since(self, frames: Int[Array | np.ndarray, "objects slots"]) -> Int[Array, "objects slots"]:
-        """How many frames ago, in the direction of tracking, each of `frames` was; negative for those to come."""
-        return (jnp.asarray(self.frame)[:, None] - frames) * jnp.where(self.reverse, -1, 1)[:, None]
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Slots:
-    """Values of some frames for a batch of objects; which frames may differ from object to object.
-
-    Attributes:
-      frames: the frame that each slot's value is of, or EMPTY.
-      values: one value a slot.
-    """
-
-    frames: Int[Array | np.ndarray, "objects slots"]
-    values: Float[Array | np.ndarray, "objects slots ..."]
-
-    @classmethod
-    def empty(cls, objects: int, slots: int, value_shape: tuple[int, ...], dtype: DTypeLike) -> "Slots":
-        return cls(np.full((objects, slots), EMPTY, np.int32), np.zeros((objects, slots, *value_shape), dtype))
-
-    def write(
-        self,
-        frames: Int[Array | np.ndarray, " objects"],
-        values: Float[Array | np.ndarray, "objects ..."],
-        where: Bool[Array | np.ndarray, " objects"],
-    ) -> "Slots":
-        """Puts each object's value in the slot of its frame, over the oldest one; nothing where `where` is False."""
-        slot = frames % self.frames.shape[1]  # any run of frames as long as the slots has a slot for each
-        rows = jnp.arange(frames.shape[0])
-        kept = where.reshape(-1, *[1] * (values.ndim - 1))
-        values = jnp.where(kept, values.astype(self.values.dtype), self.values[rows, slot])
-        return Slots(
-            jnp.asarray(self.frames).at[rows, slot].set(jnp.where(where, frames, self.frames[rows, slot])),
-            jnp.asarray(self.values).at[rows, slot].set(values),
-        )
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class MemoryBank:
-    """The memories of a batch of objects.
+    """The memories of a batch of objects; of a policy with several paths, of every path of each, side by side.
 
     Attributes:
       prompted: memory features of the frames with prompts. All are attended to, past or future, so the number of
         slots is a bucket that must be large enough.
       prompted_pointers: their object pointers.
-      recent: memory features of the last `num_maskmem - 1` tracked frames.
+      recent: memory features of the `num_maskmem - 1` tracked frames that the policy keeps.
       recent_pointers: object pointers of the last `max_obj_ptrs_in_encoder - 1` tracked frames.
+      prompts: what the masks on the frames with prompts are like; None where the policy does not ask.
+      state: the policy's.
+      policy: which tracked frames are kept and attended to (`policies/base.py`).
     """
 
     prompted: Slots
     prompted_pointers: Slots
     recent: Slots
     recent_pointers: Slots
+    prompts: PromptFacts | None = None
+    state: Any = ()
+    policy: MemoryPolicy = dataclasses.field(default=Official(), metadata={"static": True})
 
     @classmethod
     def empty(
-        cls, config: SAM2Config, objects: int, *, prompted_slots: int = 1, dtype: DTypeLike = jnp.bfloat16
+        cls,
+        config: SAM2Config,
+        objects: int,
+        *,
+        prompted_slots: int = 1,
+        dtype: DTypeLike = jnp.bfloat16,
+        policy: MemoryPolicy | None = None,
     ) -> "MemoryBank":
         """A bank without memories, in host memory.
 
         Args:
           config: the model's.
-          objects: rows.
+          objects: how many; there is a row for each path of each.
           prompted_slots: frames with prompts that it can hold.
           dtype: of the memory features. The official predictor rounds them to bfloat16 whatever the model computes in.
+          policy: SAM 2's own unless given.
         """
-        side = config.embedding_size
+        policy = Official() if policy is None else policy
+        rows, side = objects * policy.paths, config.embedding_size
         feature, pointer = (side, side, config.memory_dim), (config.hidden_dim,)
         return cls(
-            Slots.empty(objects, prompted_slots, feature, dtype),
-            Slots.empty(objects, prompted_slots, pointer, jnp.float32),
-            Slots.empty(objects, config.num_maskmem - 1, feature, dtype),
-            Slots.empty(objects, config.max_obj_ptrs_in_encoder - 1, pointer, jnp.float32),
+            Slots.empty(rows, prompted_slots, feature, dtype),
+            Slots.empty(rows, prompted_slots, pointer, jnp.float32),
+            Slots.empty(rows, config.num_maskmem - 1, feature, dtype),
+            Slots.empty(rows, config.max_obj_ptrs_in_encoder - 1, pointer, jnp.float32),
+            PromptFacts(np.zeros((rows, prompted_slots, 4), np.float32), np.zeros((rows, prompted_slots), np.float32)),
+            jax.tree.map(np.array, policy.initial_state(config, rows)),
+            policy,
         )
+
+    def situation(self, frames: ObjectFrames) -> Situation:
+        """What the policy decides on."""
+        shape = self.prompted.frames.shape
+        prompts = PromptFacts(jnp.zeros((*shape, 4)), jnp.zeros(shape)) if self.prompts is None else self.prompts
+        return Situation(frames, self.prompted.frames, prompts, self.recent.frames, self.state)
+
+    def going_on_from(self, rows: Int[Array, " rows"]) -> "MemoryBank":
+        """The bank whose row i remembers what row `rows[i]`, of the same object, did."""
+        recent, pointers, state = jax.tree.map(lambda x: x[rows], (self.recent, self.recent_pointers, self.state))
+        return dataclasses.replace(self, recent=recent, recent_pointers=pointers, state=state)
+
+    def first_paths(self) -> "MemoryBank":
+        """The bank of each object's first path alone, which can be attended to but not tracked with."""
+        return jax.tree.map(lambda x: x[:: self.policy.paths], self)
 
     def remember(
         self,
-        frames: Int[Array | np.ndarray, " objects"],
-        features: Float[Array | np.ndarray, "objects h h cm"],
-        pointers: Float[Array | np.ndarray, "objects c"],
-        where: Bool[Array | np.ndarray, " objects"],
+        frames: ObjectFrames,
+        features: Float[Array | np.ndarray, "rows h h cm"],
+        pointers: Float[Array | np.ndarray, "rows c"],
+        found: Found,
+        where: Bool[Array | np.ndarray, " rows"],
     ) -> "MemoryBank":
-        """The bank after tracking a frame, for the objects for which `where` is True."""
+        """The bank after tracking a frame, for the rows for which `where` is True.
+
+        Args:
+          frames: where each row is.
+          features: the frame's memory features.
+          pointers: its object pointers.
+          found: what it was made of, which the policy decides on.
+          where: False for rows that nothing changes for.
+        """
+        where = jnp.asarray(where)
+        remembered = self.policy.remember(self.situation(frames), found)
+
+        def after(new: Array, old: Array) -> Array:
+            return jnp.where(where.reshape(-1, *[1] * (old.ndim - 1)), new, old).astype(old.dtype)
+
         return dataclasses.replace(
             self,
-            recent=self.recent.write(frames, features, where),
-            recent_pointers=self.recent_pointers.write(frames, pointers, where),
+            recent=self.recent.put(frames.frame, features, remembered.slots & where[:, None]),
+            recent_pointers=self.recent_pointers.write(frames.frame, pointers, where),
+            state=jax.tree.map(after, remembered.state, self.state),
         )
 
     def recall(self, model: SAM2, frames: ObjectFrames) -> Memory:
         """What there is to attend to in the given frames (`sam2_base._prepare_memory_conditioned_features`)."""
-        return Memory(*self._maps(model, frames), *self._pointers(model, frames))
+        recalled = self.policy.recall(self.situation(frames))
+        memory = Memory(*self._maps(model, recalled), *self._pointers(model, frames))
+        return dataclasses.replace(memory, maps_weight=recalled.weights)
 
-    def _maps(self, model: SAM2, frames: ObjectFrames):
+    def _maps(self, model: SAM2, recalled: Recalled):
         config = model.config
-        side, dim, reach = config.embedding_size, config.memory_dim, config.num_maskmem - 1
+        side, dim = config.embedding_size, config.memory_dim
         maps = jnp.concatenate([self.prompted.values, self.recent.values], axis=1).astype(model.dtype)
-        age = frames.since(self.recent.frames)
-        exist = jnp.concatenate([self.prompted.frames != EMPTY, (age >= 1) & (age <= reach)], axis=1)
-        # The last encoding is for prompted frames, however far away; the others are for 1, 2... frames ago.
-        which = jnp.concatenate([jnp.full(self.prompted.frames.shape, reach), jnp.clip(age - 1, 0, reach - 1)], axis=1)
+        exist = jnp.concatenate([self.prompted.frames != EMPTY, recalled.exist], axis=1)
+        # The last encoding is for prompted frames, however far away.
+        timeless = jnp.full(self.prompted.frames.shape, config.num_maskmem - 1)
+        which = jnp.concatenate([timeless, recalled.encoding], axis=1)
         times = model.maskmem_tpos_enc[...][:, 0, 0][which]
         places = sine_encoding_2d(side, side, dim).reshape(side * side, dim)
         encodings = (times[:, :, None] + places).astype(model.dtype)

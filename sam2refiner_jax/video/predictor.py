@@ -22,7 +22,9 @@ from ..pretrained import FromPretrained
 from ..sam2 import SAM2
 from .array_file import ArrayFile
 from .frames import FrameStream, open_frames
-from .memory_bank import ObjectFrames
+from .memory_bank import MemoryBank, ObjectFrames
+from .policies import MemoryPolicy, memory_policy
+from .snapshots import Snapshot, take_snapshots
 from .state import FrameRecord, FrameScores, InferenceState, ObjectHistory, ObjectOnFrame, assemble_bank, scores_of
 from .tracking import (
     NO_OBJECT_SCORE,
@@ -30,6 +32,7 @@ from .tracking import (
     encode_frames,
     encode_memory,
     input_size_masks,
+    remember_correction,
     segment_mask_prompt,
     segment_prompted,
     segment_tracked,
@@ -51,6 +54,7 @@ _encode_frames = jax.jit(encode_frames)
 _segment_prompted = jax.jit(segment_prompted)
 _segment_mask_prompt = jax.jit(segment_mask_prompt)
 _segment_tracked = jax.jit(segment_tracked)
+_remember_correction = jax.jit(remember_correction)
 
 
 @jax.jit
@@ -85,9 +89,12 @@ class SAM2VideoPredictor(FromPretrained):
       memory_dtype: in which memory features are kept between frames; bfloat16, as officially, or float32.
       refine: let the model's refiner make the masks, of which memories are made too; by default if it has one. With
         False, all is as if it had none.
+      memory: which frames are remembered, which are attended to, and which of the decoder's masks is the object's: the
+        name of a registered policy, or one (`video/policies`). "official" is SAM 2's; there are "quality", "motion" and
+        "tree".
 
     Raises:
-      ValueError: if the model has no memory, or no refiner that `refine` asks for.
+      ValueError: if the model has no memory, or no refiner that `refine` asks for, or there is no such policy.
     """
 
     def __init__(
@@ -100,6 +107,7 @@ class SAM2VideoPredictor(FromPretrained):
         *,
         memory_dtype: DTypeLike = jnp.bfloat16,
         refine: bool | None = None,
+        memory: str | MemoryPolicy = "official",
     ):
         if not model.config.memory:
             raise ValueError(
@@ -114,6 +122,7 @@ class SAM2VideoPredictor(FromPretrained):
         self.clear_non_cond_mem_around_input = clear_non_cond_mem_around_input
         self.add_all_frames_to_correct_as_cond = add_all_frames_to_correct_as_cond
         self.memory_dtype = jnp.dtype(memory_dtype)
+        self.memory = memory_policy(memory)
 
     @property
     def device(self) -> jax.Device:
@@ -212,9 +221,9 @@ class SAM2VideoPredictor(FromPretrained):
                     f"object {obj_id!r} has no prompts left from which frame {frame_idx} could be corrected; "
                     "call propagate_in_video after adding prompts to another frame, or reset_state"
                 )
-            bank = assemble_bank([history], frame_idx, record.reverse, self.model.config, self.memory_dtype)
+            bank = self._bank([history], frame_idx, record.reverse)
             where = self._object_frames(state, 1, frame_idx, record.reverse)
-            found = _segment_tracked(self.model, features, jax.device_put(bank), where, prompts, carry=before.carry)
+            found = _segment_tracked(self.model, features, bank, where, prompts, carry=before.carry)
         history.keep(frame_idx, record, self._to_host(found, 1)[0], is_prompt)
         record.points, record.mask = (coords, kinds), None
         conversation.go_on(before, asked, found.carry)
@@ -320,16 +329,16 @@ class SAM2VideoPredictor(FromPretrained):
             active = np.array([o.on(frame_idx).prompted is None for o in objects] + [False] * (rows - len(objects)))
             if active.any():
                 if bank is None:
-                    bank = jax.device_put(
-                        assemble_bank(objects, frame_idx, reverse, self.model.config, self.memory_dtype)
-                    )
+                    bank = self._bank(objects, frame_idx, reverse)
                 features = self._features(state, frame_idx, image)
                 where = self._object_frames(state, rows, frame_idx, reverse)
                 bank, tracked = track_frame(self.model, bank, features, where, active, origins)
                 state.store_old()  # while the device computes
                 found = self._to_host(tracked.segmentation, len(objects), tracked.memory)
-                for is_active, history, result in zip(active, objects, found, strict=False):
+                snapshots = take_snapshots(bank, len(objects))
+                for is_active, history, result, snapshot in zip(active, objects, found, snapshots, strict=False):
                     if is_active:
+                        result.snapshot = snapshot
                         history.record(frame_idx, result, state.history, state.reach)
             for history in objects:
                 record = history.frames.setdefault(frame_idx, FrameRecord())
@@ -360,6 +369,8 @@ class SAM2VideoPredictor(FromPretrained):
                     continue
                 for result in news:
                     result.memory = self._memory_of(result, self._features(state, frame))
+                if record.new_tracked is not None and history.prompted and not self.memory.follows_frames:
+                    record.new_tracked.snapshot = self._snapshot_after(state, history, frame, record.new_tracked)
                 history.accept(frame)
                 if self.clear_non_cond_mem_around_input:  # a correction's own memory too, as officially
                     history.forget_around(frame, self.model.config.num_maskmem)
@@ -477,6 +488,21 @@ class SAM2VideoPredictor(FromPretrained):
 
         length = UNKNOWN_LENGTH if state.num_frames is None else state.num_frames
         return ObjectFrames(each(0, np.int32), each(frame_idx, np.int32), each(length, np.int32), each(reverse, bool))
+
+    def _bank(self, objects: Sequence[ObjectHistory], frame_idx: int, reverse: bool) -> MemoryBank:
+        """The memories of objects on the device, when they are looked for on a frame."""
+        config = self.model.config
+        return jax.device_put(assemble_bank(objects, frame_idx, reverse, config, self.memory_dtype, self.memory))
+
+    def _snapshot_after(
+        self, state: InferenceState, history: ObjectHistory, frame_idx: int, corrected: ObjectOnFrame
+    ) -> Snapshot | None:
+        """What the memory policy knows after a tracked frame that was corrected."""
+        reverse = bool(history.on(frame_idx).reverse)
+        bank, where = self._bank([history], frame_idx, reverse), self._object_frames(state, 1, frame_idx, reverse)
+        values = corrected.memory, corrected.pointer, corrected.mask, np.float32(corrected.object_score_logit)
+        bank = _remember_correction(bank, where, *(np.asarray(value)[None] for value in values))
+        return take_snapshots(bank, 1)[0]
 
     def _origins(self, objects: Sequence[ObjectHistory], rows: int, reverse: bool) -> Prompts | None:
         """What the refiner reads as the prompts of frames that have none."""

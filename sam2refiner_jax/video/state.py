@@ -16,6 +16,9 @@ from ..image.prompts import bucket
 from .array_file import ArrayFile, StoredArrays
 from .frames import Frames
 from .memory_bank import MemoryBank
+from .policies import MemoryPolicy, Official
+from .policies.shapes import box_of
+from .snapshots import Snapshot
 
 __all__ = [
     "FrameRecord",
@@ -57,6 +60,7 @@ class ObjectOnFrame:
       predicted_iou: the predicted IoU of the mask, before a refiner made it finer; NaN for given masks.
       memory: memory features; None until they are computed, for prompts that are not final yet.
       refined: refined logits at the model's input size, if there is a refiner; in half precision, as they are many.
+      snapshot: of a tracked frame, what the memory policy knew after it, if it has to be told.
       stored: the arrays that lie in a file.
     """
 
@@ -66,6 +70,7 @@ class ObjectOnFrame:
     predicted_iou: float
     memory: Float[np.ndarray, "h h cm"] | None
     refined: Float[np.ndarray, "s s"] | None
+    snapshot: Snapshot | None = None
     stored: StoredArrays | None = dataclasses.field(default=None, init=False, repr=False)
 
     def move_to(self, file: ArrayFile) -> None:
@@ -195,7 +200,7 @@ class ObjectHistory:
         """Stores a tracked frame as the newest one and, beyond `limit` frames, forgets the oldest ones.
 
         Frames up to `reach` from a prompt stay and do not count: who starts there in the other direction, after going
-        on in this one, looks back on them.
+        on in this one, looks back on them. Nor are those forgotten that the newest one's snapshot remembers.
         """
         record = self.frames.pop(frame, FrameRecord())
         record.tracked = result
@@ -203,7 +208,8 @@ class ObjectHistory:
         self.in_memory.append(frame)
         if limit is None:
             return
-        for oldest in self._beyond(limit, list(self.tracked), reach):
+        held = result.snapshot.frames if result.snapshot else set()
+        for oldest in self._beyond(limit, [f for f in self.tracked if f not in held], reach):
             forgotten = self.frames[oldest]
             forgotten.tracked = forgotten.reverse = None
             if all(value is None for value in vars(forgotten).values()):
@@ -231,6 +237,15 @@ class ObjectHistory:
 
         others = [f for f in frames if not any(map(has_prompt, range(f - reach, f + reach + 1)))]
         return others[: max(len(others) - limit, 0)]
+
+    def snapshot_before(self, frame: int, reverse: bool) -> Snapshot | None:
+        """What the memory policy knew when tracking in this direction was about to come to a frame, if it did."""
+        ago = 1 if reverse else -1
+        before = frame + ago
+        while self.on(before).prompted is not None:
+            before += ago
+        record = self.on(before)
+        return record.tracked.snapshot if record.tracked is not None and record.reverse == reverse else None
 
     def forget_around(self, frame: int, reach: int) -> None:
         """Forgets what was tracked on the frame and on up to `reach` frames before and after it."""
@@ -373,30 +388,45 @@ class InferenceState:
 
 
 def assemble_bank(
-    objects: Sequence[ObjectHistory], frame: int, reverse: bool, config: SAM2Config, dtype: DTypeLike
+    objects: Sequence[ObjectHistory],
+    frame: int,
+    reverse: bool,
+    config: SAM2Config,
+    dtype: DTypeLike,
+    policy: MemoryPolicy | None = None,
 ) -> MemoryBank:
     """The memories that `objects` have when they are looked for on `frame`.
 
-    Rows and slots of prompted frames are padded to powers of two with empty ones.
+    Rows and slots of prompted frames are padded to powers of two with empty ones. With a policy other than SAM 2's, the
+    default, recent memories and state are those of the snapshot before the frame, or those to start with.
     """
+    policy = Official() if policy is None else policy
     prompted = [history.prompted for history in objects]
     rows, slots = bucket(len(objects)), bucket(max(len(results) for results in prompted))
-    bank = MemoryBank.empty(config, rows, prompted_slots=slots, dtype=dtype)
+    bank = MemoryBank.empty(config, rows, prompted_slots=slots, dtype=dtype, policy=policy)
+    assert bank.prompts is not None
 
-    def put(name: str, row: int, slot: int, frame: int, value: np.ndarray | None) -> None:
+    def put(name: str, paths: slice, slot: int, frame: int, value: np.ndarray | None) -> None:
         target = getattr(bank, name)
-        target.frames[row, slot] = frame
-        target.values[row, slot] = value
+        target.frames[paths, slot] = frame
+        target.values[paths, slot] = value
 
-    for row, history in enumerate(objects):
-        for slot, (at, result) in enumerate(prompted[row].items()):
-            put("prompted", row, slot, at, result.memory)
-            put("prompted_pointers", row, slot, at, result.pointer)
+    for index, history in enumerate(objects):
+        first = index * policy.paths
+        paths = slice(first, first + policy.paths)
+        for slot, (at, result) in enumerate(prompted[index].items()):
+            put("prompted", paths, slot, at, result.memory)
+            put("prompted_pointers", paths, slot, at, result.pointer)
+            bank.prompts.boxes[paths, slot] = box_of(result.mask > 0)
+            bank.prompts.object_score_logits[paths, slot] = result.object_score_logit
         for ago in range(1, config.max_obj_ptrs_in_encoder):
             at = frame + ago if reverse else frame - ago
             tracked = history.on(at).tracked
             if tracked is not None:
-                put("recent_pointers", row, at % (config.max_obj_ptrs_in_encoder - 1), at, tracked.pointer)
-                if ago < config.num_maskmem:
-                    put("recent", row, at % (config.num_maskmem - 1), at, tracked.memory)
+                put("recent_pointers", paths, at % (config.max_obj_ptrs_in_encoder - 1), at, tracked.pointer)
+                if policy.follows_frames and ago < config.num_maskmem:
+                    put("recent", paths, at % (config.num_maskmem - 1), at, tracked.memory)
+        snapshot = history.snapshot_before(frame, reverse)
+        if snapshot is not None:
+            snapshot.restore(bank, first, {at: result.memory for at, result in history.tracked.items()})
     return bank

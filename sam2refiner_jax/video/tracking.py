@@ -24,6 +24,7 @@ from ..nn.prompt_encoder import ABSENT, NOT_A_POINT, Prompts
 from ..nn.resize import resize_antialiased, resize_bilinear
 from ..sam2 import SAM2
 from .memory_bank import EMPTY, MemoryBank, ObjectFrames, Slots
+from .policies import Candidates, Found
 
 __all__ = [
     "EMPTY",
@@ -37,6 +38,7 @@ __all__ = [
     "encode_frames",
     "encode_memory",
     "input_size_masks",
+    "remember_correction",
     "segment_mask_prompt",
     "segment_prompted",
     "segment_tracked",
@@ -133,15 +135,17 @@ def segment_tracked(
       features: of the images.
       bank: the memories.
       frames: where each object is looked for.
-      prompts: new clicks.
+      prompts: new clicks, for which the bank's policy does not choose the mask.
       origins: the prompts of each object's first prompted frame, for the refiner to read where there are no new ones.
       carry: what the refiner carried away from earlier clicks on the frame, if there were any.
     """
-    embedding = condition_on_memory(model, features, bank, frames)
     if prompts is not None:
+        embedding = condition_on_memory(model, features, bank.first_paths(), frames)
         return _segment(model, embedding, features.take(frames.image), prompts, prompts, carry)
-    prompts = _no_prompts(model.config, frames.image.shape[0])
-    return _segment(model, embedding, features.take(frames.image), prompts, prompts if origins is None else origins)
+    paths = bank.policy.paths
+    rows, origins = _repeat((frames, origins), paths)
+    active = np.ones(len(rows.image), bool)
+    return _first(_follow(model, features, bank, rows, active, origins)[0], paths)
 
 
 def segment_prompted(
@@ -178,7 +182,7 @@ def segment_mask_prompt(
         scores = jnp.any(masks > 0, axis=(1, 2)) * MASK_SCALE + MASK_BIAS
         is_finer = model.refiner is not None and model.refiner.stride == 1
         refined = masks * MASK_SCALE + MASK_BIAS if is_finer else None
-        unknown = jnp.full(len(masks), jnp.nan)
+        unknown = jnp.full(masks.shape[0], jnp.nan)
         return Segmentation(low_res[..., 0], _mark_absent(model, pointers, scores), scores, unknown, refined)
 
 
@@ -246,14 +250,32 @@ def advance(
     Returns:
       The memories after, and the frame's results.
     """
-    segmentation = segment_tracked(model, features, bank, frames, origins=origins)
+    paths = bank.policy.paths
+    frames, active, origins = _repeat((frames, active, origins), paths)
+    segmentation, bank, found = _follow(model, features, bank, frames, active, origins)
     masks = input_size_masks(model, segmentation)
     memory = encode_memory(
         model, features, frames.image, masks, segmentation.object_score_logits, prompted=False
     ).astype(bank.recent.values.dtype)
-    bank = bank.remember(frames.frame, memory, segmentation.pointers, active)
+    bank = bank.remember(frames, memory, segmentation.pointers, found, active)
     # Nobody clicks here, and who does later goes on from the mask (`Refiner.carry_of`).
-    return bank, TrackedFrame(dataclasses.replace(segmentation, carry=()), memory)
+    return bank, _first(TrackedFrame(dataclasses.replace(segmentation, carry=()), memory), paths)
+
+
+def remember_correction(
+    bank: MemoryBank,
+    frames: ObjectFrames,
+    memory: Float[Array | np.ndarray, "objects h h cm"],
+    pointers: Float[Array | np.ndarray, "objects c"],
+    masks: Float[Array | np.ndarray, "objects m m"],
+    object_score_logits: Float[Array | np.ndarray, " objects"],
+) -> MemoryBank:
+    """The memories after a tracked frame whose masks somebody corrected, so that the policy takes them for certain."""
+    corrected = frames, memory, pointers, masks, object_score_logits
+    frames, memory, pointers, masks, scores = _repeat(jax.tree.map(jnp.asarray, corrected), bank.policy.paths)
+    candidates = Candidates(masks[:, None], jnp.ones((masks.shape[0], 1)), scores)
+    found = Found(candidates, jnp.zeros(masks.shape[0], jnp.int32))
+    return bank.remember(frames, memory, pointers, found, jnp.ones(masks.shape[0], bool))
 
 
 @functools.partial(jax.jit, donate_argnames="bank")
@@ -319,6 +341,45 @@ def _no_prompts(config: SAM2Config, objects: Count) -> Prompts:
     )
 
 
+def _repeat(of_objects: Any, paths: int) -> Any:
+    """A row for each path of each object, from a row for each object."""
+    return of_objects if paths == 1 else jax.tree.map(lambda x: jnp.repeat(x, paths, axis=0), of_objects)
+
+
+def _first(of_paths: Any, paths: int) -> Any:
+    """Each object's first row."""
+    return of_paths if paths == 1 else jax.tree.map(lambda x: x[::paths], of_paths)
+
+
+def _follow(
+    model: SAM2,
+    features: ImageFeatures,
+    bank: MemoryBank,
+    frames: ObjectFrames,
+    active: Bool[Array | np.ndarray, " rows"],
+    origins: Prompts | None,
+) -> tuple[Segmentation, MemoryBank, Found]:
+    """What the bank's policy makes of a frame without prompts, one row for each of the bank's.
+
+    Returns:
+      The masks; the bank, whose rows are those of the paths that go on; and what the policy is to remember.
+    """
+    policy, count = bank.policy, frames.image.shape[0]
+    embedding = condition_on_memory(model, features, bank, frames)
+    features, prompts = features.take(frames.image), _no_prompts(model.config, count)
+    output = model.decode(model.augment(embedding, features), features, prompts, with_refiner=True)
+    candidates = Candidates(output.masks[:, 1:], output.iou[:, 1:], output.object_score_logits[:, 0])
+    choice = policy.choose(bank.situation(frames), candidates)
+    if choice.path is not None:
+        rows = jnp.arange(count)
+        rows = jnp.where(active, rows - rows % policy.paths + choice.path, rows)
+        output, candidates = jax.tree.map(lambda x: x[rows], (output, candidates))
+        bank = bank.going_on_from(rows)
+    origins = prompts if origins is None else origins
+    segmentation = _complete(model, output, features, prompts, origins, chosen=1 + choice.mask)
+    return segmentation, bank, Found(candidates, choice.mask)
+
+
 def _segment(
     model: SAM2,
     embedding: Float[Array, "objects h h c"],
@@ -328,8 +389,21 @@ def _segment(
     carry: Any = None,
 ) -> Segmentation:
     output = model.decode(model.augment(embedding, features), features, prompts, with_refiner=True)
+    return _complete(model, output, features, prompts, refiner_prompts, carry)
+
+
+def _complete(
+    model: SAM2,
+    output: DecoderOutput,
+    features: ImageFeatures,
+    prompts: Prompts,
+    refiner_prompts: Prompts,
+    carry: Any = None,
+    chosen: Int[Array, " objects"] | None = None,
+) -> Segmentation:
+    """The object's mask of the decoder's, that which was chosen where the prompts leave it open, refined."""
     with model.precision():
-        coarse, tokens, iou = _choose_mask(output, prompts, model.config)
+        coarse, tokens, iou = _choose_mask(output, prompts, model.config, chosen)
         scores = output.object_score_logits[:, 0]
         is_there = (scores > 0)[:, None, None]
         refined, carried = None, ()
@@ -345,16 +419,16 @@ def _segment(
 
 
 def _choose_mask(
-    output: DecoderOutput, prompts: Prompts, config: SAM2Config
+    output: DecoderOutput, prompts: Prompts, config: SAM2Config, chosen: Int[Array, " objects"] | None = None
 ) -> tuple[Float[Array, "objects m m"], Float[Array, "objects c"], Float[Array, " objects"]]:
     """Each object's mask, the token it came from, and the mask's predicted IoU.
 
-    At most one point, or none, is ambiguous: the best of three masks. More of them, or a box, ask for the single mask;
-    where that is unstable another mask stands in for it, but its token does not. Points that users pad with count, as
-    officially; the padding point that ends every set does not.
+    At most one point, or none, is ambiguous: the best of three masks, or that which was chosen. More of them, or a box,
+    ask for the single mask; where that is unstable another mask stands in for it, but its token does not. Points that
+    users pad with count, as officially; the padding point that ends every set does not.
     """
     ambiguous = jnp.sum(prompts.labels != ABSENT, axis=1) <= 2
-    best = 1 + jnp.argmax(output.iou[:, 1:], axis=1)
+    best = 1 + jnp.argmax(output.iou[:, 1:], axis=1) if chosen is None else chosen
     rows = jnp.arange(best.shape[0])
     single, single_iou = select_single_mask(output, config)
     masks = jnp.where(ambiguous[:, None, None], output.masks[rows, best], single[:, 0])

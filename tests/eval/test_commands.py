@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import re
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,12 +12,15 @@ import tyro
 from flax import nnx
 from PIL import Image
 from scenes import write_pairs
-from small import RESIDUAL, hq_model, refining_model, small_model
+from small import RESIDUAL, SMALL, hq_model, refining_model, small_model
 
 from sam2refiner_jax import save_model, save_refiner
+from sam2refiner_jax.commands import cli
 from sam2refiner_jax.eval.ablation import MODULES, name_of
 from sam2refiner_jax.eval.commands import ablation, image, video
 from sam2refiner_jax.refiners import build_refiner
+from sam2refiner_jax.video.memory_bank import MemoryBank, ObjectFrames
+from sam2refiner_jax.video.policies import MEMORY_POLICIES, Candidates, Found
 
 
 def run(command, *arguments):
@@ -65,6 +71,8 @@ def test_davis_frames_are_averaged_by_clip(davis, tmp_path):
         (video, ("--model", "grabcut", "--refiner", "x"), "a refiner needs the model sam2refiner, got grabcut"),
         (video, ("--model", "sam2", "--checkpoint", "nothing.pt"), "official .pt on disk, got nothing.pt"),
         (video, ("--model", "box", "--clips", "a", "--clip-list", "b"), "either clips or a clip_list"),
+        (video, ("--memory", "best"), "memory must be one of official, .*; got 'best'"),
+        (video, ("--model", "box", "--memory", "tree"), "a memory needs the model sam2refiner"),
     ],
 )
 def test_arguments_that_cannot_be_meant(command, arguments, message, pairs, davis, tmp_path):
@@ -79,6 +87,42 @@ def test_video_of_a_model(davis, checkpoint, tmp_path, capsys):
     assert len(list((tmp_path / "masks" / "one").glob("*.png"))) == 6
     with pytest.raises(ValueError, match="prompt was 'box' and is 'mask'"):
         run(video, davis, "--checkpoint", checkpoint, "--output", tmp_path, "--clips", "one")
+
+
+@pytest.fixture
+def policy_of_the_documents(tmp_path, monkeypatch):
+    """The file that docs/videos.md tells to write."""
+    text = (Path(__file__).parents[2] / "docs" / "videos.md").read_text()
+    (program,) = (part for part in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "@register" in part)
+    (tmp_path / "seen.py").write_text(program)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield tmp_path / "seen.py"
+    MEMORY_POLICIES.pop("seen", None)
+    sys.modules.pop("seen", None)
+
+
+def test_a_memory_policy_of_ones_own(policy_of_the_documents, davis, checkpoint, tmp_path, capsys):
+    common = ["--import", policy_of_the_documents, "--memory", "seen", "--checkpoint", checkpoint]
+    clip = davis / "JPEGImages" / "480p" / "one"
+    cli.main([str(a) for a in ("track", clip, *common, "--output", tmp_path / "tracked", "--points", 20, 30, 1)])
+    assert len(list((tmp_path / "tracked" / "one").glob("*.png"))) == 6
+    sys.modules.pop("seen")
+    MEMORY_POLICIES.pop("seen")
+    cli.main([str(a) for a in ("eval", "video", davis, *common, "--output", tmp_path / "out", "--clips", "one")])
+    assert "| plain, memory seen |" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "settings.json").read_text())["memory"] == "Seen(threshold=0.0)"
+    with pytest.raises(ValueError, match=r"memory was 'Seen\(threshold=0.0\)' and is None"):
+        run(video, davis, "--checkpoint", checkpoint, "--output", tmp_path / "out", "--clips", "one")
+    # It does what it says.
+    policy = MEMORY_POLICIES["seen"]()
+    state = dict.fromkeys(("image", "frame"), np.zeros(2, np.int32)) | {"num_frames": np.full(2, 9)}
+    bank = MemoryBank.empty(SMALL, 2, policy=policy)
+    found = Found(
+        Candidates(np.zeros((2, 3, 16, 16), np.float32), np.zeros((2, 3), np.float32), np.float32([0.5, -0.5])),
+        np.zeros(2, np.int32),
+    )
+    now = bank.situation(ObjectFrames(**state, reverse=np.zeros(2, bool)))
+    assert policy.remember(now, found).slots.any(axis=1).tolist() == [True, False]
 
 
 def test_video_of_baselines_and_of_masks_made_elsewhere(davis, tmp_path, capsys):

@@ -48,6 +48,21 @@ def sam_ref_model() -> SAM2:
     return _seeing_objects(build_model("small", refiner=SAMRefConfig(width=8, blocks=3, click_radius=2.0)))
 
 
+def wavering(model: SAM2) -> SAM2:
+    """The same with predicted IoUs and object scores that differ from mask to mask and from frame to frame."""
+    model = model.with_refiner(model.refiner)
+    decoder = model.sam_mask_decoder
+    # Of fresh weights, these are nearly constants; what is left of them is magnified.
+    for head, constant, times, middle in (
+        (decoder.iou_prediction_head, [0.0, -0.2148, -0.0993, -0.128], 60, 0.4),
+        (decoder.pred_obj_score_head, [0.914], 200, 1.0),
+    ):
+        last = head.layers[-1]
+        last.kernel.set_value(times * last.kernel[...])
+        last.bias.set_value(middle + times * (last.bias[...] - jnp.asarray(constant)))
+    return model
+
+
 def _seeing_objects(model: SAM2) -> SAM2:
     model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.set_value(jnp.ones(1))
     return model
