@@ -429,16 +429,26 @@ def test_a_video_is_clicked_on_tracked_with_progress_and_played(visit, tmp_path)
     assert list(clip.clicks) == [3]
     np.testing.assert_array_equal(page.mask()[..., 3] > 0, clip.mask(3))
 
+    # The turn after the first frame is taken by another, so that the bar stands still.
+    turns, reached, seen = page.server.state.turns, threading.Event(), threading.Event()
+
+    def stand_between():
+        with turns:
+            reached.set()
+            seen.wait(SECONDS)
+
+    other = threading.Thread(target=stand_between)
     before = page._answered()
-    page.driver.find_element(By.ID, "clip-track").click()
-    for _ in range(FRAMES):  # the turn is taken between two frames, so that the bar stands still
-        with page.server.state.turns:
-            if sum(clip.mask(index) is not None for index in range(FRAMES)) > 1:
-                page.until(lambda: page._shown(".progress-bar"))
-                assert "Tracking" in page.driver.find_element(By.TAG_NAME, "body").text
-                break
-    else:
-        pytest.fail("there was no turn between two frames")
+    with turns:
+        page.driver.find_element(By.ID, "clip-track").click()
+        page.until(lambda: turns._came == turns._served + 2)
+        other.start()
+        page.until(lambda: turns._came == turns._served + 3)
+    assert reached.wait(SECONDS)
+    page.until(lambda: page._shown(".progress-bar"))
+    page.until(lambda: f"1/{FRAMES} frames" in page.driver.find_element(By.TAG_NAME, "body").text)
+    seen.set()
+    other.join()
     page.until(lambda: page._answered() != before)
     assert not page.note
     assert all(clip.mask(index) is not None for index in range(FRAMES))
