@@ -111,7 +111,8 @@ def load_model(
       source: a directory written by `save_model` or `sam2refiner convert`; "nano", the small model that comes with
         the package, unless a folder of that name here holds a checkpoint, which is warned of; or, with the `convert`
         extra installed, what `sam2refiner_jax.convert.read_model` reads: an official .pt, a .safetensors of the same
-        tensors, a folder of one, or a Hugging Face id such as "facebook/sam2.1-hiera-large" or "lkeab/hq-sam".
+        tensors or of those of the transformers library, a folder of one, or a Hugging Face id such as
+        "facebook/sam2.1-hiera-large" or "lkeab/hq-sam".
       refiner: a directory written by `save_refiner`. Unless given, the refiner that `source` was saved with, if any.
       image_size: side of the square input in pixels, a multiple of 32, instead of the checkpoint's own: positional
         embeddings are stretched as the official model does that is built at another size.

@@ -4,10 +4,10 @@ import contextlib
 import dataclasses
 import io
 import json
-import os
 import re
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import huggingface_hub
@@ -58,7 +58,6 @@ from sam2refiner_jax.nn.prompt_encoder import BOX_END, BOX_START, NOT_A_POINT, P
 
 # Between one framework and another.
 TOLERANCE = 1e-5
-# What an image-only model has of these is what a whole one has.
 TINY, SIZE = dataclasses.replace(PRESETS["sam2.1_hiera_t"], image_size=128), 128
 
 
@@ -219,13 +218,15 @@ def errors(theirs: Sam2Model, ours, prompted: Prompted, seed: int = 0) -> dict[s
     """How far what the library's model makes of a photo is from what ours makes of it (relative L2)."""
     size = ours.config.image_size
     photo = preprocess_image(moving_frames(1, size, size, seed=seed)[0], size)
+    theirs.mask_decoder.dynamic_multimask_via_stability = False  # so that the mask for one object is the first of four
     with torch.no_grad():
-        expected = theirs(pixel_values=torch.from_numpy(photo.transpose(2, 0, 1)[None].copy()), **prompted.theirs)
+        embeddings = theirs.get_image_embeddings(torch.from_numpy(photo.transpose(2, 0, 1)[None].copy()))
+        one, three = (theirs(image_embeddings=embeddings, multimask_output=n, **prompted.theirs) for n in (False, True))
     output = decode_photo(ours, jnp.asarray(photo)[None], prompted.ours)
     return {
-        "masks": relative_error(output.masks[:, 1:], expected.pred_masks[0]),
-        "iou": relative_error(output.iou[:, 1:], expected.iou_scores[0]),
-        "score": relative_error(output.object_score_logits, expected.object_score_logits[0]),
+        "masks": relative_error(output.masks, torch.cat([one.pred_masks, three.pred_masks], dim=2)[0]),
+        "iou": relative_error(output.iou, torch.cat([one.iou_scores, three.iou_scores], dim=2)[0]),
+        "score": relative_error(output.object_score_logits, three.object_score_logits[0]),
     }
 
 
@@ -255,38 +256,55 @@ def test_sam2model_gives_our_masks_of_the_bundled_model(tmp_path):
     assert max(found.values()) < TOLERANCE, found
 
 
-@pytest.mark.parametrize("newer", [True, False])
-def test_sam2videomodel_tracks_as_we_do_from_exported_files(newer, tmp_path, monkeypatch):
-    """Masks, pointers and memories of six frames, none of which either rounds to bfloat16."""
+@pytest.mark.parametrize(("newer", "absent"), [(True, False), (False, False), (True, True)])
+def test_sam2videomodel_tracks_as_we_do_from_exported_files(newer, absent, tmp_path, monkeypatch):
+    """Masks, pointers and memories of one object with clicks and one with a mask, which neither rounds to bfloat16."""
     config = dataclasses.replace(SMALL, no_obj_embed_spatial=newer, obj_ptr_temporal_encoding=newer)
-    folder = exported(config, random_weights(config, seed=3), tmp_path)
+    weights = random_weights(config, seed=3)
+    if absent:
+        weights["sam_mask_decoder.pred_obj_score_head.layers.2.bias"] -= 10
+    folder = exported(config, weights, tmp_path)
     monkeypatch.setattr(sam2_video, "torch", Float32Memories())
-    theirs, size, count = loaded(Sam2VideoModel, folder), config.image_size, 6
+    decode = Sam2VideoModel._single_frame_forward
+
+    def decode_officially(self, *args, input_masks=None, **kwargs):
+        # The pointer of a given mask is officially, and ours, that of the mask for one object; here the best of three.
+        single = {} if input_masks is None else {"input_masks": input_masks, "multimask_output": False}
+        return decode(self, *args, **kwargs, **single)
+
+    monkeypatch.setattr(Sam2VideoModel, "_single_frame_forward", decode_officially)
+    theirs, size, count = loaded(Sam2VideoModel, folder), config.image_size, 4
     frames = moving_frames(count, size, size)
     clicks, labels = np.array([[16.0, 32.0], [50.0, 10.0]], np.float32), np.array([1, 0], np.int32)
+    # One that scaling down and up again leaves as it is: the library makes a memory of the mask itself, the official
+    # package and we of what that makes of it.
+    mask = np.mgrid[:size, :size][1] < size // 2
 
     ours = SAM2VideoPredictor(load_model(folder), memory_dtype=jnp.float32)
     state = ours.init_state(frames)
     ours.add_new_points_or_box(state, 0, 1, points=clicks, labels=labels)
+    ours.add_new_mask(state, 0, 2, mask)
     assert len(list(ours.propagate_in_video(state))) == count
-    history = state.objects[1]
 
     video = torch.from_numpy(np.stack([preprocess_image(frame, size).transpose(2, 0, 1) for frame in frames]))
     session = sam2_video.Sam2VideoInferenceSession(video, size, size, dtype=torch.float32)
-    session.add_point_inputs(
-        session.obj_id_to_idx(1),
-        0,
-        {"point_coords": torch.tensor(clicks)[None, None], "point_labels": torch.tensor(labels)[None, None]},
-    )
-    session.obj_with_new_inputs = [1]
+    as_points = {"point_coords": torch.tensor(clicks)[None, None], "point_labels": torch.tensor(labels)[None, None]}
+    session.add_point_inputs(session.obj_id_to_idx(1), 0, as_points)
+    session.add_mask_inputs(session.obj_id_to_idx(2), 0, torch.from_numpy(mask)[None, None])
+    session.obj_with_new_inputs = [1, 2]
+    seen = []
     for frame in range(count):
         expected = theirs(session, frame_idx=frame)
-        kind, results = ("cond", history.prompted) if frame == 0 else ("non_cond", history.tracked)
-        kept = session.output_dict_per_obj[0][f"{kind}_frame_outputs"][frame]
-        memory = kept["maskmem_features"][:, 0].reshape(*results[frame].memory.shape)
-        assert relative_error(results[frame].mask, expected.pred_masks[0, 0]) < TOLERANCE
-        assert relative_error(results[frame].pointer, kept["object_pointer"].reshape(-1)) < TOLERANCE
-        assert relative_error(results[frame].memory, memory) < TOLERANCE
+        for index, history in enumerate(state.objects.values()):
+            kind, results = ("cond", history.prompted) if frame == 0 else ("non_cond", history.tracked)
+            kept = session.output_dict_per_obj[index][f"{kind}_frame_outputs"][frame]
+            memory = kept["maskmem_features"][:, 0].reshape(*results[frame].memory.shape)
+            assert relative_error(results[frame].mask, expected.pred_masks[index, 0]) < TOLERANCE
+            assert relative_error(results[frame].pointer, kept["object_pointer"].reshape(-1)) < TOLERANCE
+            assert relative_error(results[frame].memory, memory) < TOLERANCE
+            if frame:
+                seen.append(float(kept["object_score_logits"]) > 0)
+    assert not any(seen) if absent else any(seen)
 
 
 # What it saves
@@ -593,25 +611,37 @@ def test_existing_folders_are_kept_and_failures_leave_nothing(tmp_path, monkeypa
     assert {path.name for path in tmp_path.iterdir()} == {"ours", "taken"}
 
 
+def test_writing_holds_no_weight_twice():
+    """Beyond the weights themselves: what of them is laid out anew is let go."""
+    config = PRESETS["sam2.1_hiera_t"]
+    tracemalloc.start()
+    try:
+        weights = {path: np.zeros(shape, np.float32) for path, shape in weight_shapes(config).items()}
+        largest = max(weight.nbytes for weight in weights.values())
+        described = describe_weights(config)
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        tensors = as_tensors(weights, described, TRANSFORMERS.keys)
+        more = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+    assert not weights
+    assert sum(tensor.nbytes for tensor in tensors.values()) > 10 * largest
+    assert more < 3 * largest
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from Linux's /proc")
-def test_the_largest_model_is_never_twice_in_memory(tmp_path):
+def test_converting_the_largest_model_peaks_below_one_and_three_quarters_of_its_size(tmp_path):
     config = PRESETS["sam2.1_hiera_l"]
     folder = exported(config, no_two_alike(config), tmp_path)
     program = (
         "from sam2refiner_jax.commands.cli import main; main(); import re; "
         "print('peak', int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]) * 1024)"
     )
+    result = subprocess.run(
+        [sys.executable, "-c", program, "convert", str(folder), str(tmp_path / "again")], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
     size = (folder / "model.safetensors").stat().st_size
-    for arguments in (
-        ("convert", folder, tmp_path / "again"),
-        ("export", tmp_path / "ours", tmp_path / "out", "--format", "transformers"),
-    ):
-        result = subprocess.run(
-            [sys.executable, "-c", program, *map(str, arguments)], capture_output=True, text=True, env=dict(os.environ)
-        )
-        assert result.returncode == 0, result.stderr
-        peak = int(result.stdout.split("peak")[1])
-        print(f"{arguments[0]}: {peak / size:.2f} of the file's size")
-        assert size < peak < 1.75 * size
-    assert jax.process_count() == 1
+    assert size < int(result.stdout.split("peak")[1]) < 1.75 * size
