@@ -11,10 +11,12 @@ from sam2refiner_jax.checkpoints import (
     few,
     is_checkpoint,
     is_refiner,
+    load_model,
     load_weights,
     read_refiner,
 )
 from sam2refiner_jax.refiners.base import kind_of
+from sam2refiner_jax.serving.export import PLATFORMS, export_programs
 
 from .reading import read_official
 from .transformers_config import is_of_videos
@@ -46,9 +48,13 @@ def convert(source: Positional[str], output_dir: Positional[Path], *, base: str 
 
 
 def export(
-    checkpoint: Positional[Path], output: Positional[Path], *, format: Literal["official", "transformers"] = "official"
+    checkpoint: Positional[Path],
+    output: Positional[Path],
+    *,
+    format: Literal["official", "transformers", "stablehlo"] = "official",
+    platforms: str = ",".join(PLATFORMS),
 ) -> None:
-    """Turn a checkpoint directory back into PyTorch weights: the official ones or those of transformers.
+    """Turn a checkpoint directory back into PyTorch weights, official or of transformers, or into programs.
 
     A refiner becomes a PyTorch state dict.
 
@@ -56,7 +62,9 @@ def export(
       checkpoint: A directory written by `sam2refiner convert`, `save_model` or `save_refiner`, or "nano".
       output: The .pt to write, or of the transformers format the folder; it must not exist yet.
       format: official is a .pt of the official package; transformers is a folder with model.safetensors, config.json,
-        the settings of its processors and a model card, which huggingface_hub can upload as it is.
+        the settings of its processors and a model card, which huggingface_hub can upload as it is; stablehlo is a
+        folder of programs that need JAX and NumPy alone, with the weights and what runs them.
+      platforms: That programs can run on, some of cpu, cuda and tpu, with commas between.
     """
     if not is_checkpoint(checkpoint):
         checkpoint = BUNDLED.get(str(checkpoint), checkpoint)
@@ -65,6 +73,9 @@ def export(
             raise ValueError(f"format must be official for a refiner, which {format} has no place for")
         export_refiner(checkpoint, output)
         print(f"refiner: written to {output}")
+    elif format == "stablehlo":
+        manifest = export_programs(load_model(checkpoint), output, platforms=platforms.split(","))
+        print(f"{manifest['model']}: {', '.join(manifest['programs'])} written to {output} for {platforms}")
     elif format == "official":
         print(f"{export_checkpoint(checkpoint, output).name}: written to {output}")
     else:

@@ -1,5 +1,6 @@
 """Writing a model's programs as StableHLO by `jax.export`, with what is needed to run them."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -49,12 +50,14 @@ def export_programs(
       The manifest.
 
     Raises:
-      ValueError: on platforms that are none, or too few slots.
+      ValueError: on platforms that are none, or too few slots, or without flatbuffers.
       FileExistsError: if the folder exists already.
     """
     unknown = [name for name in platforms if name not in PLATFORMS]
     if unknown or not platforms:
         raise ValueError(f"platforms must be some of {', '.join(PLATFORMS)}, got {', '.join(platforms) or 'none'}")
+    if importlib.util.find_spec("flatbuffers") is None:
+        raise ValueError("programs need flatbuffers: pip install 'sam2refiner_jax[serving]'")
     if clicks < 4 or prompted < 1:
         raise ValueError(f"clicks must be at least 4 and prompted at least 1, got {clicks} and {prompted}")
     leaves = jax.tree.leaves(nnx.state(model))

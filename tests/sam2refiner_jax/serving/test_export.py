@@ -10,7 +10,8 @@ import pytest
 from small import refining_model, small_model
 from videos import moving_frames
 
-from sam2refiner_jax import SAM2ImagePredictor, SAM2VideoPredictor
+from sam2refiner_jax import SAM2ImagePredictor, SAM2VideoPredictor, save_model
+from sam2refiner_jax.commands.cli import main
 from sam2refiner_jax.serving.export import export_programs
 
 SIDE, FRAMES, BOX, CLICK = 64, 3, [10.0, 14.0, 30.0, 50.0], [40.0, 20.0]
@@ -54,9 +55,11 @@ np.savez(outputs, **results)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("programs") / "exported"
-    export_programs(refining_model(), path)
-    return path
+    """As the command writes it."""
+    place = tmp_path_factory.mktemp("programs")
+    save_model(refining_model(), place / "model")
+    main(["export", str(place / "model"), str(place / "exported"), "--format", "stablehlo"])
+    return place / "exported"
 
 
 @pytest.fixture(scope="module")
