@@ -20,7 +20,7 @@ from sam2refiner_jax.checkpoints import (
     few,
     is_checkpoint,
 )
-from sam2refiner_jax.config import PRESETS, SAM2Config
+from sam2refiner_jax.config import PRESETS, HieraConfig, SAM2Config, TrunkConfig, ViTConfig
 from sam2refiner_jax.refiners import REFINERS
 
 from .files import INSTALL_HINT, as_array, first_line, open_tensors
@@ -53,14 +53,14 @@ class OfficialModel:
     refiner: tuple[Any, Weights] | None = None
 
 
-def read_official(source: str | os.PathLike[str]) -> tuple[SAM2Config, Weights]:
+def read_official(source: str | os.PathLike[str], preset: str | None = None) -> tuple[SAM2Config, Weights]:
     """The configuration and the weights of the model in an official checkpoint, as `read_model` finds them."""
-    found = read_model(source)
+    found = read_model(source, preset)
     return found.config, found.weights
 
 
-def read_model(source: str | os.PathLike[str]) -> OfficialModel:
-    """What an official checkpoint holds: a model of SAM 2, or one of HQ-SAM 2, which is a model and a refiner.
+def read_model(source: str | os.PathLike[str], preset: str | None = None) -> OfficialModel:
+    """What an official checkpoint holds: a model of SAM 2 or EfficientTAM, or one of HQ-SAM 2, a model and a refiner.
 
     Strict: every tensor of the model's dictionary is used once, every parameter of the model is filled, all shapes are
     right, all numbers finite. The model may lie under other names in the file (`find_tensors`).
@@ -68,20 +68,23 @@ def read_model(source: str | os.PathLike[str]) -> OfficialModel:
     Args:
       source: path of a .pt or .safetensors file, of the index of one in several files, or of a folder that holds one of
         these; or a Hugging Face id such as "facebook/sam2.1-hiera-tiny" or "lkeab/hq-sam".
+      preset: the preset that the model is of; told from the tensors unless given, and from the file's name where
+        tensors cannot tell (`recognise`).
 
     Raises:
       CheckpointError: naming what is wrong with it.
+      ValueError: if no preset has that name.
     """
     path = _local_file(source)
     try:
         if is_checkpoint(path):
             raise CheckpointError("this is a checkpoint directory already; it is loaded as it is")
-        return model_from_official(find_tensors(open_tensors(path)))
+        return model_from_official(find_tensors(open_tensors(path)), preset, file_name=path.stem)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def weights_from_official(tensors: dict[str, Any]) -> tuple[SAM2Config, Weights]:
+def weights_from_official(tensors: dict[str, Any], preset: str | None = None) -> tuple[SAM2Config, Weights]:
     """The same for tensors in memory, such as a PyTorch model's `state_dict()`.
 
     Empties `tensors` on the way: each is let go as soon as its copy is made, so that a large checkpoint need not fit
@@ -89,17 +92,20 @@ def weights_from_official(tensors: dict[str, Any]) -> tuple[SAM2Config, Weights]
 
     Args:
       tensors: of PyTorch, NumPy or a file (`StoredTensor`), by their official names.
+      preset: see `read_model`.
 
     Raises:
       CheckpointError: listing missing, surplus and wrongly shaped tensors; naming one with NaN or infinities.
     """
-    found = model_from_official(tensors)
+    found = model_from_official(tensors, preset)
     return found.config, found.weights
 
 
-def model_from_official(tensors: dict[str, Any]) -> OfficialModel:
+def model_from_official(tensors: dict[str, Any], preset: str | None = None, *, file_name: str = "") -> OfficialModel:
     """The same with the refiner, if the tensors of one are among them."""
-    config = recognise(tensors)
+    if preset is not None and preset not in PRESETS:
+        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    config = recognise(tensors, file_name) if preset is None else PRESETS[preset]
     parts = [("", describe_weights(config))]
     expected = _keys(*parts[0])
     surplus = tensors.keys() - expected.keys()
@@ -198,27 +204,55 @@ def _what_else(tensors: list[tuple[str, Any]]) -> str:
     return f"these are not the tensors of a SAM 2 model: expected {PATCHES} among them, got {shown}"
 
 
-def recognise(tensors: Mapping[str, Any]) -> SAM2Config:
-    """The preset whose checkpoint these tensors are, told from their names and shapes alone.
+def recognise(tensors: Mapping[str, Any], file_name: str = "") -> SAM2Config:
+    """The preset whose checkpoint these tensors are, told from their names and shapes.
+
+    Several have the same tensors: of these the one that the file is named after, or else the first. Those of
+    EfficientTAM attend to memories in different ways, so there the file's name must say which it is.
+
+    Args:
+      tensors: by their official names.
+      file_name: of the file that they lie in, without its suffix.
 
     Raises:
-      CheckpointError: if they are of no SAM 2 model.
+      CheckpointError: if they are of no model, or of one of several that nothing tells apart.
     """
     if PATCHES not in tensors:
         raise CheckpointError(_what_else(list(tensors.items())))
-    width = tensors[PATCHES].shape[0]
+    shape = tensors[PATCHES].shape
+    width, patch = shape[0], shape[-1]
     blocks = {match[1] for key in tensors if (match := re.match(r"image_encoder\.trunk\.blocks\.(\d+)\.", key))}
     is_sam21 = "no_obj_embed_spatial" in tensors or "obj_ptr_tpos_proj.weight" in tensors
-    for config in PRESETS.values():
-        trunk = config.trunk
-        same_trunk = trunk.embed_dim == width and sum(trunk.stages) == len(blocks)
-        if same_trunk and config.no_obj_embed_spatial == is_sam21:
-            return config
-    known = {f"{sum(c.trunk.stages)} from {c.trunk.embed_dim}" for c in PRESETS.values()}
-    raise CheckpointError(
-        f"no SAM 2 model has a trunk of {len(blocks)} blocks that starts with {width} channels; known are "
-        f"{', '.join(sorted(known))}"
-    )
+    trunks = {name: _sizes_of_trunk(config.trunk) for name, config in PRESETS.items()}
+    fitting = {
+        name: PRESETS[name]
+        for name, sizes in trunks.items()
+        if sizes == (len(blocks), width, patch) and PRESETS[name].no_obj_embed_spatial == is_sam21
+    }
+    if not fitting:
+        known = {f"{sizes[0]} from {sizes[1]}" for sizes in trunks.values() if sizes}
+        raise CheckpointError(
+            f"no SAM 2 model has a trunk of {len(blocks)} blocks that starts with {width} channels; known are "
+            f"{', '.join(sorted(known))}"
+        )
+    if file_name in fitting:
+        return fitting[file_name]
+    if len({config.memory_pooling for config in fitting.values()}) > 1:
+        raise CheckpointError(
+            f"its tensors are those of {', '.join(fitting)} alike, which attend to memories in different ways: convert "
+            "it with --preset NAME, or give the file the name of the one that it is"
+        )
+    return next(iter(fitting.values()))
+
+
+def _sizes_of_trunk(trunk: TrunkConfig) -> tuple[int, int, int] | None:
+    """Blocks, first channels and side of the patches; None of a trunk that no official checkpoint has."""
+    match trunk:
+        case HieraConfig():
+            return sum(trunk.stages), trunk.embed_dim, 7
+        case ViTConfig():
+            return trunk.depth, trunk.embed_dim, 16
+    return None
 
 
 def _local_file(source: str | os.PathLike[str]) -> Path:

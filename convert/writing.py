@@ -32,18 +32,26 @@ from .reading import read_model
 __all__ = ["compare_weights", "convert_checkpoint", "export_checkpoint", "export_refiner"]
 
 
-def convert_checkpoint(source: str | os.PathLike[str], directory: str | os.PathLike[str]) -> SAM2Config:
+def convert_checkpoint(
+    source: str | os.PathLike[str], directory: str | os.PathLike[str], *, preset: str | None = None
+) -> SAM2Config:
     """Writes an official checkpoint as a directory that `load_model` reads; returns the recognised configuration.
 
     One of HQ-SAM 2 becomes a model with its refiner.
 
+    Args:
+      source: see `read_model`.
+      directory: to write.
+      preset: see `read_model`.
+
     Raises:
       CheckpointError: if `source` is not an official checkpoint.
       FileExistsError: if `directory` exists already.
+      ValueError: if no preset has that name.
     """
     if Path(directory).exists():
         raise FileExistsError(f"{Path(directory).absolute()} exists already; choose another name or remove it")
-    found = read_model(source)
+    found = read_model(source, preset)
     save_weights(directory, found.config, found.weights, refiner=found.refiner)
     return found.config
 
