@@ -4,9 +4,9 @@
     python benchmarks/efficienttam.py EfficientTAM PHOTO CLIP --models efficienttam_ti efficienttam_s_2
     python benchmarks/efficienttam.py EfficientTAM --reference
 
-CLIP is a folder of JPEGs, of which the first six are tracked from a click, a second object from the third on. `--reference`
-compares the tests' own PyTorch version (`tests/reference/efficienttam.py`) with the official code instead, at 256 pixels.
-`--tensors` writes the names and shapes of the official models' tensors.
+CLIP is a folder of JPEGs, of which the first six are tracked from a click, a second object from the third on.
+`--reference` compares the tests' own PyTorch version and their list of tensors (`tests/reference/efficienttam.py`) with
+the official code instead, at 256 pixels.
 """
 
 import argparse
@@ -19,11 +19,10 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "reference"))
-from efficienttam import build_reference
+from efficienttam import build_reference, official_shapes
 from official import (
     at_its_size,
     nchw,
-    official_image_predictor,
     ours_of,
     randomise,
     relative_error,
@@ -99,6 +98,7 @@ def compare_reference() -> None:
     print("|---|---|---|")
     for name in (name for name in PRESETS if name.startswith("efficienttam")):
         official = randomise(build(name, image_size=256))
+        assert official_shapes(name) == {key: tuple(tensor.shape) for key, tensor in official.state_dict().items()}
         reference = build_reference(dataclasses.replace(PRESETS[name], image_size=256))
         reference.load_state_dict(official.state_dict())
         generator = torch.Generator().manual_seed(0)
@@ -133,12 +133,13 @@ def main() -> None:
     arguments = parser.parse_args()
     sys.path.insert(0, str(arguments.clone))
     import sam2  # noqa: F401 whose configurations Hydra then looks for, not the other package's
+
     if arguments.reference:
         compare_reference()
         return
     photo = read_photo(arguments.photo)
-    print("| model | encoder, relative L2 | logits, of their range | predicted IoU | equal pixels of a photo's masks | ", end="")
-    print("of a clip's masks | memories | pointers |\n|---|---|---|---|---|---|---|---|")
+    print("| model | encoder, relative L2 | logits, of their range | predicted IoU | equal pixels, photo |", end="")
+    print(" clip | memories | pointers |\n|---|---|---|---|---|---|---|---|")
     for name in arguments.models:
         encoder, logits, iou, pixels = compare_photo(name, photo)
         official = randomise_predictor(build(name, video=True))

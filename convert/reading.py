@@ -230,10 +230,10 @@ def recognise(tensors: Mapping[str, Any], file_name: str = "") -> SAM2Config:
         if sizes == (len(blocks), width, patch) and PRESETS[name].no_obj_embed_spatial == is_sam21
     }
     if not fitting:
-        known = {f"{sizes[0]} from {sizes[1]}" for sizes in trunks.values() if sizes}
+        known = {"{} from {} and {}".format(*sizes) for sizes in trunks.values() if sizes}
         raise CheckpointError(
-            f"no SAM 2 model has a trunk of {len(blocks)} blocks that starts with {width} channels; known are "
-            f"{', '.join(sorted(known))}"
+            f"no SAM 2 model has a trunk of {len(blocks)} blocks that starts with {width} channels and patches of side "
+            f"{patch}; known are {', '.join(sorted(known))}"
         )
     if file_name in fitting:
         return fitting[file_name]

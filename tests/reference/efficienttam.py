@@ -1,13 +1,15 @@
 """EfficientTAM in PyTorch, written after its paper (arXiv 2411.18933) and configurations: what the sam2 package lacks.
 
-It is that package's model with another image encoder and, in some, another attention to memories. Windows are a mask and
-pooling is a matrix here, which is slow and says what is meant. `benchmarks/efficienttam.py` compares the whole with the
-official code.
+It is that package's model with another image encoder and, in some, another attention to memories. Windows are a mask
+and pooling is a matrix here, which is slow and says what is meant. `benchmarks/efficienttam.py --reference` compares it
+with the official code.
 """
 
 import dataclasses
 import itertools
 import math
+import re
+from pathlib import Path
 
 import torch
 from official import build_official
@@ -131,6 +133,20 @@ def pooling_matrix(places: int, maps: int, pointers: int) -> torch.Tensor:
     return torch.block_diag(*[one] * maps, torch.eye(pointers))
 
 
+def official_shapes(name: str) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors in an official file, as they are listed."""
+    width, shapes = PRESETS[name].trunk.embed_dim, {}
+    for line in (Path(__file__).parent / "efficienttam_tensors.txt").read_text().splitlines():
+        if line.startswith("#"):
+            continue
+        key, *sizes = line.split()
+        shape = tuple(int(size.removesuffix("C") or 1) * (width if size.endswith("C") else 1) for size in sizes)
+        numbers = re.search(r"\{(\d+)-(\d+)\}", key)
+        for number in range(int(numbers[1]), int(numbers[2]) + 1) if numbers else [None]:
+            shapes[key if numbers is None else key.replace(numbers[0], str(number))] = shape
+    return shapes
+
+
 def config_of(name: str, image_size: int, few_blocks: bool = True) -> SAM2Config:
     """The preset at another input size, with a trunk that is cut short."""
     trunk = dataclasses.replace(PRESETS[name].trunk, **(FEW_BLOCKS if few_blocks else {}))
@@ -152,5 +168,3 @@ def build_reference(config: SAM2Config, *, video: bool = False) -> nn.Module:
             layer.cross_attn_image.__class__ = PooledAttention
             layer.cross_attn_image.pooling = config.memory_pooling
     return model.eval()
-
-
