@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -100,10 +101,16 @@ class RoPECrossAttention(OneHeadAttention):
             map_keys,
             pointer_keys,
             memory,
-            cpu=functools.partial(average_map_by_map, pooling=self.pooling),
-            default=functools.partial(average_at_once, pooling=self.pooling),
+            cpu=with_pooling(average_map_by_map, self.pooling),
+            default=with_pooling(average_at_once, self.pooling),
         )
         return self.out_proj(self.v_proj(averaged))
+
+
+@functools.cache
+def with_pooling(average: Callable[..., Array], pooling: str) -> Callable[..., Array]:
+    """One of the functions below; the same object each time, so that JAX traces it once for all layers."""
+    return functools.partial(average, pooling=pooling)
 
 
 @jax.tree_util.register_dataclass
