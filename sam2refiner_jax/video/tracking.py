@@ -178,7 +178,7 @@ def segment_mask_prompt(
         scores = jnp.any(masks > 0, axis=(1, 2)) * MASK_SCALE + MASK_BIAS
         is_finer = model.refiner is not None and model.refiner.stride == 1
         refined = masks * MASK_SCALE + MASK_BIAS if is_finer else None
-        unknown = jnp.full(len(masks), jnp.nan)
+        unknown = jnp.full(masks.shape[:1], jnp.nan)  # len() refuses a number that is a symbol
         return Segmentation(low_res[..., 0], _mark_absent(model, pointers, scores), scores, unknown, refined)
 
 
