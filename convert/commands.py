@@ -25,7 +25,9 @@ from .writing import compare_weights, convert_checkpoint, export_checkpoint, exp
 __all__ = ["convert", "export"]
 
 
-def convert(source: Positional[str], output_dir: Positional[Path], *, base: str | None = None) -> None:
+def convert(
+    source: Positional[str], output_dir: Positional[Path], *, base: str | None = None, preset: str | None = None
+) -> None:
     """Turn an official PyTorch checkpoint, or one of transformers, into a directory that JAX loads.
 
     Args:
@@ -34,9 +36,10 @@ def convert(source: Positional[str], output_dir: Positional[Path], *, base: str 
       output_dir: The directory to write; it must not exist yet.
       base: Another checkpoint of the model, such as the official one beside HQ-SAM 2's, to say whether the weights are
         the same.
+      preset: The name of the model (efficienttam_s_1), where neither its tensors nor the file's name say it.
     """
-    other = None if base is None else read_official(base)[1]
-    config = convert_checkpoint(source, output_dir)
+    other = None if base is None else read_official(base, preset)[1]
+    config = convert_checkpoint(source, output_dir, preset=preset)
     refiner = output_dir / REFINER_FOLDER
     joined = f" with its refiner {kind_of(read_refiner(refiner)[0])}" if is_checkpoint(refiner) else ""
     alone = "" if config.memory else " without a memory, for photos alone"

@@ -4,7 +4,7 @@ import importlib.metadata
 
 from sam2refiner_jax.config import PRESETS, SAM2Config
 
-from .transformers_config import is_of_videos
+from .transformers_config import hiera_of, is_of_videos
 
 __all__ = ["CHECKPOINTS_CARD", "model_card"]
 
@@ -20,6 +20,9 @@ def model_card(config: SAM2Config, parameters: int, *, card: bool = False, refin
       parameters: how many numbers it has.
       card: whether the checkpoint's own card lies beside it.
       refiner: the kind of the refiner that was left out, if the checkpoint has one.
+
+    Raises:
+      CheckpointError: if the library has no such model.
     """
     videos = is_of_videos(config)
     released = config.name.startswith(("sam2_hiera_", "sam2.1_hiera_")) and config.name in PRESETS and not card
@@ -38,7 +41,8 @@ def model_card(config: SAM2Config, parameters: int, *, card: bool = False, refin
 
 def _body(config: SAM2Config, parameters: int, refiner: str | None) -> list[str]:
     videos, size = is_of_videos(config), config.image_size
-    trunk = f"Hiera trunk of {sum(config.trunk.stages)} blocks from {config.trunk.embed_dim} channels"
+    hiera = hiera_of(config)
+    trunk = f"Hiera trunk of {sum(hiera.stages)} blocks from {hiera.embed_dim} channels"
     lines = [
         f"# {config.name}",
         "",

@@ -19,7 +19,7 @@ from sam2refiner_jax.checkpoints import (
     describe_weights,
     is_checkpoint,
 )
-from sam2refiner_jax.config import SAM2Config
+from sam2refiner_jax.config import PRESETS, SAM2Config
 from sam2refiner_jax.refiners import REFINERS
 
 from .files import as_array, open_tensors
@@ -35,7 +35,7 @@ from .naming import (
     weights_in_tensors,
 )
 from .recognition import find_tensors, have_memory, naming_of, recognise
-from .transformers_config import config_from_transformers
+from .transformers_config import as_preset, config_from_transformers
 
 __all__ = ["OfficialModel", "model_from_tensors", "read_model", "read_official", "weights_from_official"]
 
@@ -55,17 +55,17 @@ class OfficialModel:
     refiner: tuple[Any, Weights] | None = None
 
 
-def read_official(source: str | os.PathLike[str]) -> tuple[SAM2Config, Weights]:
+def read_official(source: str | os.PathLike[str], preset: str | None = None) -> tuple[SAM2Config, Weights]:
     """The configuration and the weights of the model in a checkpoint, as `read_model` finds them."""
-    found = read_model(source)
+    found = read_model(source, preset)
     return found.config, found.weights
 
 
-def read_model(source: str | os.PathLike[str]) -> OfficialModel:
+def read_model(source: str | os.PathLike[str], preset: str | None = None) -> OfficialModel:
     """What a checkpoint of the official format, or of the transformers library's, holds.
 
-    That is a model of SAM 2, or one of HQ-SAM 2, which is a model and a refiner. Which one is told by its tensors; of
-    the transformers library's, by the configuration beside them too, where there is one.
+    That is a model of SAM 2 or EfficientTAM, or one of HQ-SAM 2, which is a model and a refiner. Which one is told by
+    its tensors; of the transformers library's, by the configuration beside them too, where there is one.
 
     Strict: every tensor of the model's dictionary is used once, every parameter of the model is filled, all shapes are
     right, all numbers finite. The model may lie under other names in the file (`find_tensors`). Tensors of `Sam2Model`,
@@ -74,21 +74,25 @@ def read_model(source: str | os.PathLike[str]) -> OfficialModel:
     Args:
       source: path of a .pt or .safetensors file, of the index of one in several files, or of a folder that holds one of
         these; or a Hugging Face id such as "facebook/sam2.1-hiera-tiny" or "lkeab/hq-sam".
+      preset: the preset that the model is of; told as above unless given, and from the file's name where tensors cannot
+        tell (`recognise`).
 
     Raises:
       CheckpointError: naming what is wrong with it.
+      ValueError: if no preset has that name.
     """
+    _check_preset(preset)
     path = local_file(source)
     try:
         if is_checkpoint(path):
             raise CheckpointError("this is a checkpoint directory already; it is loaded as it is")
         tensors = find_tensors(open_tensors(path))
-        return model_from_tensors(tensors, _config_beside(path, tensors) or recognise(tensors))
+        return model_from_tensors(tensors, _config_of(tensors, preset, path))
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def weights_from_official(tensors: dict[str, Any]) -> tuple[SAM2Config, Weights]:
+def weights_from_official(tensors: dict[str, Any], preset: str | None = None) -> tuple[SAM2Config, Weights]:
     """The same for tensors in memory, such as a PyTorch model's `state_dict()`.
 
     Empties `tensors` on the way: each is let go as soon as its copy is made, so that a large checkpoint need not fit
@@ -96,11 +100,13 @@ def weights_from_official(tensors: dict[str, Any]) -> tuple[SAM2Config, Weights]
 
     Args:
       tensors: of PyTorch, NumPy or a file (`StoredTensor`), by their official names or those of transformers.
+      preset: see `read_model`.
 
     Raises:
       CheckpointError: listing missing, surplus and wrongly shaped tensors; naming one with NaN or infinities.
     """
-    found = model_from_tensors(tensors, recognise(tensors))
+    _check_preset(preset)
+    found = model_from_tensors(tensors, recognise(tensors, preset))
     return found.config, found.weights
 
 
@@ -159,6 +165,28 @@ def _joined(kind: str, base: SAM2Config) -> _Part:
     """The part of a refiner in a checkpoint that holds the base too."""
     refiner = describe_refiner(REFINERS[kind].Config(), base)
     return _Part(refiner, lambda path: (JOINED[kind] + official_key(path),))
+
+
+def _check_preset(preset: str | None) -> None:
+    if preset is not None and preset not in PRESETS:
+        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+
+
+def _config_of(tensors: Mapping[str, Any], preset: str | None, path: Path) -> SAM2Config:
+    """What the configuration beside tensors, the tensors themselves or the user say of their model.
+
+    Raises:
+      CheckpointError: if these do not agree.
+    """
+    described = _config_beside(path, tensors)
+    if described is None:
+        return recognise(tensors, preset, file_name=path.stem)
+    if preset is None:
+        return described
+    config = as_preset(described, preset)
+    if config is None:
+        raise CheckpointError(f"preset must be {described.name}, as {TRANSFORMERS_CONFIG} describes, got {preset!r}")
+    return config
 
 
 def _config_beside(path: Path, tensors: Mapping[str, Any]) -> SAM2Config | None:

@@ -1,4 +1,4 @@
-"""Which SAM 2 model some tensors are of, wherever in a file they lie: told by their names and shapes."""
+"""Which model some tensors are of, wherever in a file they lie: told by their names and shapes, or the file's name."""
 
 import dataclasses
 import itertools
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sam2refiner_jax.checkpoints import CheckpointError, few
-from sam2refiner_jax.config import PRESETS, SAM2Config
+from sam2refiner_jax.config import PRESETS, HieraConfig, SAM2Config, TrunkConfig, ViTConfig
 
 from .naming import OFFICIAL, TRANSFORMERS, Naming
 
@@ -85,35 +85,84 @@ def _what_else(tensors: list[tuple[str, Any]]) -> str:
     return f"these are not the tensors of a SAM 2 model: expected {PATCHES} among them, got {shown}"
 
 
-def recognise(tensors: Mapping[str, Any]) -> SAM2Config:
-    """The preset whose checkpoint these tensors are, told from their names and shapes alone.
+def recognise(tensors: Mapping[str, Any], preset: str | None = None, *, file_name: str = "") -> SAM2Config:
+    """The preset whose checkpoint these tensors are, told from their names and shapes.
+
+    Several have the same tensors: of these the one that the user or the file's name says, or else the first. Those of
+    EfficientTAM attend to memories in different ways, so there it must be said.
+
+    Args:
+      tensors: by their names in their format.
+      preset: the name of the preset that they are said to be of.
+      file_name: of the file that they lie in, without its suffix.
 
     Raises:
-      CheckpointError: if they are of no SAM 2 model.
+      CheckpointError: if they are of no model, of another one than `preset`, or of one of several that nothing tells
+        apart.
     """
+    memory = naming_of(tensors) is OFFICIAL or have_memory(tensors)
+    # A trunk of somebody's own is not told by its sizes; what it lacks is found when its weights are read.
+    if preset is None or _sizes_of_trunk(PRESETS[preset].trunk) is not None:
+        fitting = _fitting(tensors, memory)
+        if preset is not None and preset not in fitting:
+            raise CheckpointError(f"preset must be {' or '.join(fitting)}, whose tensors these are, got {preset!r}")
+        preset = preset or _told_apart(fitting, file_name)
+    return dataclasses.replace(PRESETS[preset], memory=memory)
+
+
+def _fitting(tensors: Mapping[str, Any], memory: bool) -> list[str]:
+    """The presets that may have these tensors, at least one."""
     naming = naming_of(tensors)
 
     def key(path: str) -> str:
         return naming.keys(path)[0]
 
-    width = tensors[key("image_encoder.trunk.patch_embed.proj.kernel")].shape[0]
+    shape = tensors[key("image_encoder.trunk.patch_embed.proj.kernel")].shape
     start = key("image_encoder.trunk.blocks") + "."
     blocks = {name.removeprefix(start).partition(".")[0] for name in tensors if name.startswith(start)}
-    memory = naming is OFFICIAL or have_memory(tensors)
-    # Without a memory the two versions are one.
-    is_sam21 = not memory or not tensors.keys().isdisjoint(
-        map(key, ("no_obj_embed_spatial", "obj_ptr_tpos_proj.kernel"))
-    )
-    for config in PRESETS.values():
-        trunk = config.trunk
-        same_trunk = trunk.embed_dim == width and sum(trunk.stages) == len(blocks)
-        if same_trunk and config.no_obj_embed_spatial == is_sam21:
-            return dataclasses.replace(config, memory=memory)
-    known = {f"{sum(c.trunk.stages)} from {c.trunk.embed_dim}" for c in PRESETS.values()}
-    raise CheckpointError(
-        f"no SAM 2 model has a trunk of {len(blocks)} blocks that starts with {width} channels; known are "
-        f"{', '.join(sorted(known))}"
-    )
+    found = (len(blocks), shape[0], shape[-1])
+    is_sam21 = not tensors.keys().isdisjoint(map(key, ("no_obj_embed_spatial", "obj_ptr_tpos_proj.kernel")))
+    sizes = {name: _sizes_of_trunk(config.trunk) for name, config in PRESETS.items()}
+    fitting = [
+        name
+        for name, config in PRESETS.items()
+        # Without a memory the two versions are one.
+        if sizes[name] == found and (not memory or _is_sam21(config) == is_sam21)
+    ]
+    if not fitting:
+        known = {"{} from {} and {}".format(*known) for known in sizes.values() if known}
+        raise CheckpointError(
+            "no SAM 2 model has a trunk of {} blocks that starts with {} channels and patches of side {}; known are "
+            "{}".format(*found, ", ".join(sorted(known)))
+        )
+    return fitting
+
+
+def _told_apart(fitting: list[str], file_name: str) -> str:
+    """The one of several presets with the same tensors that the file is named after, or the first if all are alike."""
+    if file_name in fitting:
+        return file_name
+    if len({PRESETS[name].memory_pooling for name in fitting}) > 1:
+        raise CheckpointError(
+            f"its tensors are those of {', '.join(fitting)} alike, which attend to memories in different ways: convert "
+            "it with --preset NAME, or give the file the name of the one that it is"
+        )
+    return fitting[0]
+
+
+def _is_sam21(config: SAM2Config) -> bool:
+    """Whether it has any of the weights that SAM 2 does not have."""
+    return config.no_obj_embed_spatial or config.obj_ptr_temporal_encoding
+
+
+def _sizes_of_trunk(trunk: TrunkConfig) -> tuple[int, int, int] | None:
+    """Blocks, first channels and side of the patches; None of a trunk that no official checkpoint has."""
+    match trunk:
+        case HieraConfig():
+            return sum(trunk.stages), trunk.embed_dim, 7
+        case ViTConfig():
+            return trunk.depth, trunk.embed_dim, 16
+    return None
 
 
 def naming_of(tensors: Mapping[str, Any]) -> Naming:

@@ -8,7 +8,15 @@ from sam2refiner_jax.checkpoints import CheckpointError
 from sam2refiner_jax.config import PRESETS, HieraConfig, SAM2Config
 from sam2refiner_jax.image.preprocess import MEAN, STD
 
-__all__ = ["MODEL_TYPES", "config_from_transformers", "is_of_videos", "processor_configs", "transformers_config"]
+__all__ = [
+    "MODEL_TYPES",
+    "as_preset",
+    "config_from_transformers",
+    "hiera_of",
+    "is_of_videos",
+    "processor_configs",
+    "transformers_config",
+]
 
 # What `model_type` says the rest of a configuration is of.
 MODEL_TYPES = ("sam2", "sam2_video")
@@ -45,11 +53,29 @@ def is_of_videos(config: SAM2Config) -> bool:
     return config.memory and config.memory_dim == MEMORY_DIM
 
 
+def hiera_of(config: SAM2Config) -> HieraConfig:
+    """The trunk of a model that the library has.
+
+    Raises:
+      CheckpointError: if it has no such model.
+    """
+    if not isinstance(config.trunk, HieraConfig) or config.memory_pooling != "none":
+        raise CheckpointError(
+            "a model in the format of transformers must have a Hiera trunk and no pooled memories, got "
+            f"{config.name}: {type(config.trunk).__name__}, memory_pooling {config.memory_pooling!r}; the official "
+            "format holds it"
+        )
+    return config.trunk
+
+
 def transformers_config(config: SAM2Config) -> dict[str, Any]:
     """What the library's `config.json` says of such a model.
 
     It is a `Sam2VideoConfig`, which `Sam2Model` reads too, where the model can be a `Sam2VideoModel` (`is_of_videos`),
     else a `Sam2Config`.
+
+    Raises:
+      CheckpointError: if the library has no such model.
     """
     videos = is_of_videos(config)
     prefix = "sam2_video" if videos else "sam2"
@@ -139,11 +165,18 @@ def config_from_transformers(document: Mapping[str, Any], *, memory: bool) -> SA
     for name, value in (_of_photos(config) | (_of_videos(config) if memory else {})).items():
         if found.get(name, value) != value:
             raise CheckpointError(f"{name} must be {value!r} for a model of SAM 2 like this one, got {found[name]!r}")
-    for preset in PRESETS.values():
-        named = dataclasses.replace(config, name=preset.name)
-        if named == dataclasses.replace(preset, image_size=config.image_size, memory=memory):
-            return named
-    return config
+    return next(filter(None, (as_preset(config, name) for name in PRESETS)), config)
+
+
+def as_preset(config: SAM2Config, name: str) -> SAM2Config | None:
+    """The preset of that name, of the image's size and the memory of `config`, if that is what `config` describes.
+
+    Without a memory, the fields that are for videos describe nothing.
+    """
+    preset = dataclasses.replace(PRESETS[name], image_size=config.image_size, memory=config.memory)
+    idle = () if config.memory else _VIDEOS
+    named = dataclasses.replace(config, name=name, **{field: getattr(preset, field) for field in idle})
+    return preset if named == preset else None
 
 
 def _leaves(document: Mapping[str, Any], section: str = "") -> dict[str, Any]:
@@ -156,7 +189,7 @@ def _leaves(document: Mapping[str, Any], section: str = "") -> dict[str, Any]:
 
 def _of_photos(config: SAM2Config) -> dict[str, Any]:
     """Everything in the library's configuration that decides what is made of a photo, by dotted names."""
-    size, dim, trunk = config.image_size, config.hidden_dim, config.trunk
+    size, dim, trunk = config.image_size, config.hidden_dim, hiera_of(config)
     backbone, neck = "vision_config.backbone_config.", "vision_config."
     prompts, decoder = "prompt_encoder_config.", "mask_decoder_config."
     entries = {

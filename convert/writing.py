@@ -52,18 +52,26 @@ __all__ = [
 ]
 
 
-def convert_checkpoint(source: str | os.PathLike[str], directory: str | os.PathLike[str]) -> SAM2Config:
+def convert_checkpoint(
+    source: str | os.PathLike[str], directory: str | os.PathLike[str], *, preset: str | None = None
+) -> SAM2Config:
     """Writes a checkpoint that `read_model` reads as a directory of ours; returns the recognised configuration.
 
     One of HQ-SAM 2 becomes a model with its refiner.
 
+    Args:
+      source: see `read_model`.
+      directory: to write.
+      preset: see `read_model`.
+
     Raises:
       CheckpointError: if `source` is no such checkpoint.
       FileExistsError: if `directory` exists already.
+      ValueError: if no preset has that name.
     """
     if Path(directory).exists():
         raise FileExistsError(f"{Path(directory).absolute()} exists already; choose another name or remove it")
-    found = read_model(source)
+    found = read_model(source, preset)
     save_weights(directory, found.config, found.weights, refiner=found.refiner)
     return found.config
 
@@ -114,7 +122,7 @@ def export_transformers(directory: str | os.PathLike[str], folder: str | os.Path
     bit. A model card and the settings of the library's processors are written too. A refiner is left out.
 
     Raises:
-      CheckpointError: if `directory` is not a checkpoint of a model.
+      CheckpointError: if `directory` is not a checkpoint of a model, or is of one that the library does not have.
       FileExistsError: if `folder` exists already.
     """
     try:

@@ -16,7 +16,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from .atomic import new_directory
-from .config import SAM2Config, get_config
+from .config import HieraConfig, SAM2Config, get_config
 from .nn.initializers import NoKeys
 from .nn.weights import storage_dtype
 from .refiners.base import Refiner, build_refiner, kind_of, read_refiner_config
@@ -236,9 +236,7 @@ def _sizes(config: SAM2Config) -> dict[str, Any]:
 
 def _model_of_sizes(hidden_dim: int, stage_dims: list[int]) -> SAM2Config:
     """A model that a refiner of these `_sizes` is for: files of earlier versions tell no more of theirs."""
-    config = SAM2Config()
-    trunk = dataclasses.replace(config.trunk, embed_dim=stage_dims[0])
-    return dataclasses.replace(config, hidden_dim=hidden_dim, trunk=trunk)
+    return SAM2Config(hidden_dim=hidden_dim, trunk=HieraConfig(embed_dim=stage_dims[0]))
 
 
 def _refiner_of(model: SAM2) -> tuple[Any, Weights]:

@@ -17,13 +17,15 @@ class ImageFeatures:
 
     Attributes:
       embedding: the neck's stride-16 level, without the no-memory embedding.
-      high_res: the stride-4 and stride-8 levels as the mask decoder wants them (32 and 64 channels).
-      stages: the trunk's outputs at strides 4, 8, 16 and 32, or () where they were dropped.
+      high_res: the stride-4 and stride-8 levels as the mask decoder wants them (32 and 64 channels); () with a trunk
+        that has none, such as a plain ViT.
+      stages: the trunk's outputs, of SAM 2's at strides 4, 8, 16 and 32 (`TrunkConfig.stage_strides`); () where they
+        were dropped.
       refiner: what the model's refiner keeps of each image (`SAM2.prepare`); None without one.
     """
 
     embedding: Float[Array, "b h w c"]
-    high_res: tuple[Float[Array, "b _ _ _"], Float[Array, "b _ _ _"]]
+    high_res: tuple[Float[Array, "b _ _ _"], ...]
     stages: tuple[Float[Array, "b _ _ _"], ...] = ()
     refiner: Any = None
 

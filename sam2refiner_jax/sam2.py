@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from .config import SAM2Config
 from .features import ImageFeatures
-from .nn.fpn import ImageEncoder
+from .nn.image_encoder import ImageEncoder
 from .nn.initializers import truncated_normal
 from .nn.layers import MLP, conv, linear
 from .nn.mask_decoder import DecoderOutput, MaskDecoder
@@ -26,7 +26,7 @@ __all__ = ["ImageFeatures", "SAM2"]
 
 
 class SAM2(nnx.Module):
-    """A SAM 2 or SAM 2.1 model.
+    """A SAM 2 or SAM 2.1 model, or one of EfficientTAM, which has another image encoder.
 
     The module is a pytree: pass it to `jax.jit` functions as an argument.
 
@@ -45,7 +45,9 @@ class SAM2(nnx.Module):
         self.dtype = jnp.dtype(dtype)
         self.image_encoder = in_part("encoder", ImageEncoder(config, dtype=dtype, rngs=rngs))
         self.sam_prompt_encoder = in_part("prompt_encoder", PromptEncoder(config, dtype=dtype, rngs=rngs))
-        self.sam_mask_decoder = in_part("decoder", MaskDecoder(config, dtype=dtype, rngs=rngs))
+        self.sam_mask_decoder = in_part(
+            "decoder", MaskDecoder(config, high_res=len(self.image_encoder.neck.strides) > 1, dtype=dtype, rngs=rngs)
+        )
 
         def token(part: str, *shape: int) -> nnx.Param:
             return nnx.Param(truncated_normal(0.02)(rngs.params(), shape), part=part)
@@ -82,10 +84,9 @@ class SAM2(nnx.Module):
             return self._features_of(self.image_encoder.trunk(image.astype(self.dtype)))
 
     def _features_of(self, stages: tuple[Float[Array, "b _ _ _"], ...]) -> ImageFeatures:
-        """What the neck and the decoder's finer levels make of the trunk's stages."""
-        stride4, stride8, stride16 = self.image_encoder.neck(stages)
-        decoder = self.sam_mask_decoder
-        return ImageFeatures(stride16, (decoder.conv_s0(stride4), decoder.conv_s1(stride8)), stages)
+        """What the neck and the decoder's finer levels, if it has any, make of the trunk's stages."""
+        *finer, stride16 = self.image_encoder.neck(stages)
+        return ImageFeatures(stride16, self.sam_mask_decoder.project(*finer), stages)
 
     def image_embedding(self, features: ImageFeatures) -> Float[Array, "b h w c"]:
         """What the mask decoder reads at stride 16 when there is no memory: an image, or a video's first frame."""

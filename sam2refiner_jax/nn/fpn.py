@@ -1,15 +1,13 @@
-"""The feature pyramid neck and the image encoder it completes (`sam2.modeling.backbones.image_encoder`)."""
+"""The feature pyramid neck (`sam2.modeling.backbones.image_encoder`)."""
 
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from ..config import SAM2Config
-from .hiera import Hiera
 from .layers import conv
 from .resize import upsample_nearest_2x
 
-__all__ = ["FpnNeck", "ImageEncoder"]
+__all__ = ["FpnNeck"]
 
 
 class FpnNeck(nnx.Module):
@@ -25,6 +23,8 @@ class FpnNeck(nnx.Module):
       rngs: keys of fresh weights.
     """
 
+    strides = (4, 8, 16)
+
     def __init__(self, stage_dims: tuple[int, ...], dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.convs = nnx.List(nnx.Dict(conv=conv(d, dim, 1, dtype=dtype, rngs=rngs)) for d in reversed(stage_dims))
 
@@ -37,17 +37,3 @@ class FpnNeck(nnx.Module):
         """The level at stride 16 alone, of the two coarsest stages."""
         stride32, stride16, _, _ = self.convs
         return stride16["conv"](stages[2]) + upsample_nearest_2x(stride32["conv"](stages[3]))
-
-
-class ImageEncoder(nnx.Module):
-    """Trunk and neck.
-
-    Args:
-      config: the model's configuration; its `trunk` and `hidden_dim` are read.
-      dtype: computation type, float32 or bfloat16.
-      rngs: keys of fresh weights.
-    """
-
-    def __init__(self, config: SAM2Config, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.trunk = Hiera(config.trunk, dtype=dtype, rngs=rngs)
-        self.neck = FpnNeck(config.trunk.stage_dims, config.hidden_dim, dtype=dtype, rngs=rngs)

@@ -58,7 +58,7 @@ class DecoderOutput:
 
 
 class OutputUpscaling(nnx.Module):
-    """Brings the image side from stride 16 to stride 4, adding the encoder's finer features on the way."""
+    """Brings the image side from stride 16 to stride 4, adding the encoder's finer features, if any, on the way."""
 
     def __init__(self, dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.conv1 = UpConv2x2(dim, dim // 4, dtype=dtype, rngs=rngs)
@@ -66,30 +66,51 @@ class OutputUpscaling(nnx.Module):
         self.conv2 = UpConv2x2(dim // 4, dim // 8, dtype=dtype, rngs=rngs)
 
     def __call__(
-        self, x: Float[Array, "b h w c"], stride4: Float[Array, "b _ _ _"], stride8: Float[Array, "b _ _ _"]
+        self,
+        x: Float[Array, "b h w c"],
+        stride4: Float[Array, "b _ _ _"] | None = None,
+        stride8: Float[Array, "b _ _ _"] | None = None,
     ) -> Float[Array, "b _ _ _"]:
-        x = gelu(self.norm(self.conv1(x) + stride8))
-        return gelu(self.conv2(x) + stride4)
+        def plus(x, finer):
+            return x if finer is None else x + finer
+
+        x = gelu(self.norm(plus(self.conv1(x), stride8)))
+        return gelu(plus(self.conv2(x), stride4))
 
 
 class MaskDecoder(nnx.Module):
-    """Turns image features and embedded prompts into masks, their predicted quality and an object score."""
+    """Turns image features and embedded prompts into masks, their predicted quality and an object score.
 
-    def __init__(self, config: SAM2Config, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    Args:
+      config: the model's configuration; its `hidden_dim` and `mlp_dim` are read.
+      high_res: whether it reads features at strides 4 and 8 too.
+      dtype: computation type, float32 or bfloat16.
+      rngs: keys of fresh weights.
+    """
+
+    def __init__(self, config: SAM2Config, *, high_res: bool = True, dtype: DTypeLike, rngs: nnx.Rngs):
         dim = config.hidden_dim
         self.dtype = dtype
         self.transformer = TwoWayTransformer(dim, mlp_dim=config.mlp_dim, dtype=dtype, rngs=rngs)
         self.obj_score_token = embedding(1, dim, rngs=rngs)
         self.iou_token = embedding(1, dim, rngs=rngs)
         self.mask_tokens = embedding(NUM_MASK_TOKENS, dim, rngs=rngs)
-        self.conv_s0 = conv(dim, dim // 8, 1, dtype=dtype, rngs=rngs)
-        self.conv_s1 = conv(dim, dim // 4, 1, dtype=dtype, rngs=rngs)
+        if high_res:
+            self.conv_s0 = conv(dim, dim // 8, 1, dtype=dtype, rngs=rngs)
+            self.conv_s1 = conv(dim, dim // 4, 1, dtype=dtype, rngs=rngs)
         self.output_upscaling = OutputUpscaling(dim, dtype=dtype, rngs=rngs)
         self.output_hypernetworks_mlps = nnx.List(
             MLP((dim, dim, dim, dim // 8), dtype=dtype, rngs=rngs) for _ in range(NUM_MASK_TOKENS)
         )
         self.iou_prediction_head = MLP((dim, dim, dim, NUM_MASK_TOKENS), dtype=dtype, rngs=rngs)
         self.pred_obj_score_head = MLP((dim, dim, dim, 1), dtype=dtype, rngs=rngs)
+
+    def project(self, *levels: Float[Array, "b _ _ c"]) -> tuple[Float[Array, "b _ _ _"], ...]:
+        """The neck's levels at strides 4 and 8 in the channels in which they are added; () of none."""
+        if not levels:
+            return ()
+        stride4, stride8 = levels
+        return self.conv_s0(stride4), self.conv_s1(stride8)
 
     def __call__(
         self,
@@ -98,7 +119,7 @@ class MaskDecoder(nnx.Module):
         sparse: Float[Array, "b n c"],
         sparse_mask: Bool[Array, "b n"],
         dense: Float[Array, "b h w c"],
-        high_res: tuple[Float[Array, "b _ _ _"], Float[Array, "b _ _ _"]],
+        high_res: tuple[Float[Array, "b _ _ _"], ...],
         extra_tokens: Float[Array, "k c"] | None = None,
     ) -> DecoderOutput:
         """Decodes a batch of objects.
@@ -109,7 +130,7 @@ class MaskDecoder(nnx.Module):
           sparse: embedded points and boxes.
           sparse_mask: which of those tokens exist; the others take no part in attention.
           dense: embedded mask prompt.
-          high_res: the projected features at strides 4 and 8 (`conv_s0`, `conv_s1`).
+          high_res: the features at strides 4 and 8, of `project`.
           extra_tokens: output tokens that are not the decoder's own, to go between its own and the prompt's.
         """
         b, h, w, c = image.shape

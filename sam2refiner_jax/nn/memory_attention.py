@@ -1,7 +1,9 @@
 """Attention of a frame to the memories of other frames (`sam2.modeling.memory_attention`)."""
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,8 @@ __all__ = ["Memory", "MemoryAttention", "RoPECrossAttention", "RoPESelfAttention
 
 # Queries whose logits to one map are computed at a time on CPUs: 8 MiB of them at 1024 pixels.
 QUERY_BLOCK = 512
+# What the logit of a mean of four keys gains, to weigh as much as the four.
+LOG_OF_POOLED = math.log(4)
 # Below any logit, and finite: a maximum to start from.
 NO_LOGIT = -1e30
 
@@ -69,7 +73,19 @@ class RoPESelfAttention(OneHeadAttention):
 
 
 class RoPECrossAttention(OneHeadAttention):
-    """Attention of a map to memories: maps like it, with the rotary code, and pointers without it."""
+    """Attention of a map to memories: maps like it, with the rotary code, and pointers without it.
+
+    Args:
+      dim: channels of queries, of the head and of the output.
+      kv_dim: channels of memories.
+      pooling: `SAM2Config.memory_pooling`.
+      dtype: computation type, float32 or bfloat16.
+      rngs: keys of fresh weights.
+    """
+
+    def __init__(self, dim: int, *, kv_dim: int, pooling: str = "none", dtype: DTypeLike, rngs: nnx.Rngs):
+        super().__init__(dim, kv_dim=kv_dim, dtype=dtype, rngs=rngs)
+        self.pooling = pooling
 
     def __call__(self, x: Float[Array, "b n c"], memory: "Memory", rotations: Rotations) -> Float[Array, "b n c"]:
         """Attends to memory features and pointers. Where none exist the result is finite and means nothing.
@@ -83,9 +99,20 @@ class RoPECrossAttention(OneHeadAttention):
             map_keys = map_keys * memory.maps_weight[..., None, None].astype(map_keys.dtype)
         pointer_keys = self.k_proj(memory.pointers + memory.pointers_pe)
         averaged = jax.lax.platform_dependent(
-            q, map_keys, pointer_keys, memory, cpu=average_map_by_map, default=average_at_once
+            q,
+            map_keys,
+            pointer_keys,
+            memory,
+            cpu=with_pooling(average_map_by_map, self.pooling),
+            default=with_pooling(average_at_once, self.pooling),
         )
         return self.out_proj(self.v_proj(averaged))
+
+
+@functools.cache
+def with_pooling(average: Callable[..., Array], pooling: str) -> Callable[..., Array]:
+    """One of the functions below; the same object each time, so that JAX traces it once for all layers."""
+    return functools.partial(average, pooling=pooling)
 
 
 @jax.tree_util.register_dataclass
@@ -113,26 +140,84 @@ class Memory:
 
 
 def average_at_once(
-    q: Float[Array, "b n c"], map_keys: Float[Array, "b maps n c"], pointer_keys: Float[Array, "b p c"], memory: Memory
+    q: Float[Array, "b n c"],
+    map_keys: Float[Array, "b maps n c"],
+    pointer_keys: Float[Array, "b p c"],
+    memory: Memory,
+    pooling: str = "none",
 ) -> Float[Array, "b n cm"]:
-    """The memories' values averaged with attention's weights."""
+    """The memories' values averaged with attention's weights; `pooling` is `SAM2Config.memory_pooling`."""
+    if pooling == "none":
+        return _average_all(q, map_keys, pointer_keys, memory)
+    pooled_keys, pooled_memory, map_bias = pool_maps(map_keys, memory, pooling)
+    averaged = _average_all(q, pooled_keys, pointer_keys, pooled_memory, map_bias)
+    has_several = jnp.sum(memory.maps_exist, axis=1) > 1  # a single map is attended to as it is
+    return jax.lax.cond(
+        has_several.all(),
+        lambda: averaged,
+        lambda: jnp.where(has_several[:, None, None], averaged, _average_all(q, map_keys, pointer_keys, memory)),
+    )
+
+
+def pool_maps(
+    map_keys: Float[Array, "*b maps n c"], memory: Memory, pooling: str
+) -> tuple[Float[Array, "*b maps n4 c"], Memory, float]:
+    """Means over every 2x2 places of the maps' keys and values, and what is to be added to the logits of such keys."""
+
+    def pool(x):
+        *lead, n, c = x.shape
+        side = math.isqrt(n)
+        return x.reshape(*lead, side // 2, 2, side // 2, 2, c).mean(axis=(-4, -2)).reshape(*lead, n // 4, c)
+
+    map_keys = pool(map_keys)
+    memory = dataclasses.replace(memory, maps=pool(memory.maps), maps_pe=pool(memory.maps_pe))
+    if pooling == "keys":
+        return map_keys + LOG_OF_POOLED, memory, 0.0
+    return map_keys, memory, LOG_OF_POOLED
+
+
+def _average_all(
+    q: Float[Array, "b q c"],
+    map_keys: Float[Array, "b maps n c"],
+    pointer_keys: Float[Array, "b p c"],
+    memory: Memory,
+    map_bias: float = 0.0,
+) -> Float[Array, "b q cm"]:
     b, maps, n, c = map_keys.shape
     keys = jnp.concatenate([map_keys.reshape(b, maps * n, c), pointer_keys], axis=1)
     values = jnp.concatenate([memory.maps.reshape(b, maps * n, -1), memory.pointers], axis=1)
     exist = jnp.concatenate([jnp.repeat(memory.maps_exist, n, axis=1), memory.pointers_exist], axis=1)
     logits = jnp.einsum("bqc,bkc->bqk", q, keys, preferred_element_type=jnp.float32) / math.sqrt(c)
+    if map_bias:
+        logits = logits.at[:, :, : maps * n].add(map_bias)
     weights = jax.nn.softmax(jnp.where(exist[:, None], logits, NO_LOGIT), axis=-1)
     return jnp.einsum("bqk,bkc->bqc", weights.astype(values.dtype), values)
 
 
 def average_map_by_map(
-    q: Float[Array, "b n c"], map_keys: Float[Array, "b maps n c"], pointer_keys: Float[Array, "b p c"], memory: Memory
+    q: Float[Array, "b n c"],
+    map_keys: Float[Array, "b maps n c"],
+    pointer_keys: Float[Array, "b p c"],
+    memory: Memory,
+    pooling: str = "none",
 ) -> Float[Array, "b n cm"]:
     """`average_at_once` for CPUs: never all logits at once, and no work for maps that do not exist."""
-    return jax.lax.map(lambda one: _average_of_one(*one), (q, map_keys, pointer_keys, memory))
+
+    def average_of_one(one):
+        q, map_keys, pointer_keys, memory = one
+        if pooling == "none":
+            return _average_of_one(*one)
+
+        def pooled():
+            keys, means, map_bias = pool_maps(map_keys, memory, pooling)
+            return _average_of_one(q, keys, pointer_keys, means, map_bias)
+
+        return jax.lax.cond(memory.maps_exist.sum() > 1, pooled, lambda: _average_of_one(*one))
+
+    return jax.lax.map(average_of_one, (q, map_keys, pointer_keys, memory))
 
 
-def _average_of_one(q, map_keys, pointer_keys, memory: Memory):
+def _average_of_one(q, map_keys, pointer_keys, memory: Memory, map_bias: float = 0.0):
     n, c = q.shape
     # Blocks of queries, padded to a whole number; each with its highest logit so far, and sums relative to it.
     blocks = -(-n // QUERY_BLOCK)
@@ -145,10 +230,12 @@ def _average_of_one(q, map_keys, pointer_keys, memory: Memory):
         jnp.zeros((blocks, size, width)),
     )
 
-    def add(sums, keys, values, exist):
+    def add(sums, keys, values, exist, bias=0.0):
         def add_to_block(block):
             q, highest, total, average = block
             logits = jnp.einsum("qc,kc->qk", q, keys, preferred_element_type=jnp.float32)
+            if bias:
+                logits = logits + bias
             if exist is not None:
                 logits = jnp.where(exist, logits, -jnp.inf)
             new = jnp.maximum(highest, logits.max(axis=-1, keepdims=True))
@@ -160,7 +247,7 @@ def _average_of_one(q, map_keys, pointer_keys, memory: Memory):
 
     def add_map(sums, one):
         keys, values, exists = one
-        return jax.lax.cond(exists, lambda s: add(s, keys, values, None), lambda s: s, sums), None
+        return jax.lax.cond(exists, lambda s: add(s, keys, values, None, map_bias), lambda s: s, sums), None
 
     sums = add(sums, pointer_keys, memory.pointers, memory.pointers_exist)
     (_, total, average), _ = jax.lax.scan(add_map, sums, (map_keys, memory.maps, memory.maps_exist))
@@ -175,13 +262,23 @@ class MemoryAttentionLayer(nnx.Module):
       dim: channels of the frame's features.
       memory_dim: channels of memory features and of the tokens that pointers are cut into.
       mlp_dim: channels inside the MLP.
+      pooling: `SAM2Config.memory_pooling`.
       dtype: computation type, float32 or bfloat16.
       rngs: keys of fresh weights.
     """
 
-    def __init__(self, dim: int, memory_dim: int, *, mlp_dim: int = 2048, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        dim: int,
+        memory_dim: int,
+        *,
+        mlp_dim: int = 2048,
+        pooling: str = "none",
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
         self.self_attn = RoPESelfAttention(dim, dtype=dtype, rngs=rngs)
-        self.cross_attn_image = RoPECrossAttention(dim, kv_dim=memory_dim, dtype=dtype, rngs=rngs)
+        self.cross_attn_image = RoPECrossAttention(dim, kv_dim=memory_dim, pooling=pooling, dtype=dtype, rngs=rngs)
         self.linear1 = linear(dim, mlp_dim, dtype=dtype, rngs=rngs)
         self.linear2 = linear(mlp_dim, dim, dtype=dtype, rngs=rngs)
         self.norm1 = layer_norm(dim, epsilon=1e-5, dtype=dtype, rngs=rngs)
@@ -198,7 +295,7 @@ class MemoryAttention(nnx.Module):
     """Conditions a frame's stride-16 features on memory features and object pointers.
 
     Args:
-      config: the model's configuration; its `hidden_dim`, `memory_dim` and `mlp_dim` are read.
+      config: the model's configuration; its `hidden_dim`, `memory_dim`, `mlp_dim` and `memory_pooling` are read.
       num_layers: number of layers, one after the other.
       dtype: computation type, float32 or bfloat16.
       rngs: keys of fresh weights.
@@ -206,7 +303,14 @@ class MemoryAttention(nnx.Module):
 
     def __init__(self, config: SAM2Config, *, num_layers: int = 4, dtype: DTypeLike, rngs: nnx.Rngs):
         self.layers = nnx.List(
-            MemoryAttentionLayer(config.hidden_dim, config.memory_dim, mlp_dim=config.mlp_dim, dtype=dtype, rngs=rngs)
+            MemoryAttentionLayer(
+                config.hidden_dim,
+                config.memory_dim,
+                mlp_dim=config.mlp_dim,
+                pooling=config.memory_pooling,
+                dtype=dtype,
+                rngs=rngs,
+            )
             for _ in range(num_layers)
         )
         self.norm = layer_norm(config.hidden_dim, epsilon=1e-5, dtype=dtype, rngs=rngs)

@@ -89,6 +89,9 @@ class SAM2Refiner(Refiner):
       base: the model's; its `hidden_dim`, `image_size` and trunk's `stage_dims` are read.
       dtype: computation type, float32 or bfloat16.
       rngs: keys of fresh weights.
+
+    Raises:
+      ValueError: if Mask Refinement is wanted of a trunk without stages at strides 4, 8 and 16.
     """
 
     def __init__(self, config: SAM2RefinerConfig, base: SAM2Config, *, dtype: DTypeLike, rngs: nnx.Rngs):
@@ -119,7 +122,7 @@ class SAM2Refiner(Refiner):
         if config.mask_refinement:
             self.mask_refinement = MaskRefinement(
                 dim,
-                base.trunk.stage_dims[:3],
+                self._stage_dims(base),
                 block_dims=config.block_dims,
                 upscale_dims=config.upscale_dims,
                 residual=config.residual_mask,
@@ -128,6 +131,19 @@ class SAM2Refiner(Refiner):
             )
         elif config.prompt_retargeting:
             self.head = UpscalingHead(dim, dtype=dtype, rngs=rngs)
+
+    @staticmethod
+    def _stage_dims(base: SAM2Config) -> tuple[int, int, int]:
+        """Channels of the stages that Mask Refinement reads."""
+        strides = base.trunk.stage_strides
+        if strides[:3] != (4, 8, 16):
+            raise ValueError(
+                "mask_refinement of the refiner sam2refiner reads the trunk's stages at strides 4, 8 and 16; that of "
+                f"{base.name} ({type(base.trunk).__name__}) has {', '.join(map(str, strides))}. "
+                "SAM2RefinerConfig(mask_refinement=False), hq_sam2 and sam_ref read none"
+            )
+        stride4, stride8, stride16 = base.trunk.stage_dims[:3]
+        return stride4, stride8, stride16
 
     @property
     def view_boxes(self) -> tuple[Box, ...]:

@@ -445,6 +445,30 @@ def test_tensors_alone_are_recognised(small, tmp_path, config):
     assert read_model(folder / "model.safetensors").config == SMALL
 
 
+def test_a_preset_must_be_what_the_folder_holds(tiny, tmp_path):
+    """Two versions are one in a file of photos alone, where it says which is meant."""
+    of_photos = tensor_shapes(describe_weights(dataclasses.replace(TINY, memory=False)), transformers_keys)
+    without = changed(
+        tiny,
+        tmp_path / "without",
+        lambda document: document.update(model_type="sam2"),
+        lambda tensors: [tensors.pop(key) for key in tensors.keys() - of_photos.keys()],
+    )
+    assert read_model(tiny, "sam2.1_hiera_t").config == TINY
+    for name in ("sam2.1_hiera_t", "sam2_hiera_t"):
+        expected = dataclasses.replace(PRESETS[name], image_size=SIZE, memory=False)
+        assert read_model(without, name).config == expected
+    for name in ("sam2_hiera_t", "sam2.1_hiera_s", "efficienttam_ti"):
+        message = f"preset must be sam2.1_hiera_t, as config.json describes, got {name!r}"
+        with pytest.raises(CheckpointError, match=re.escape(message)):
+            convert_checkpoint(tiny, tmp_path / "ours", preset=name)
+        with pytest.raises(
+            CheckpointError, match=f"preset must be sam2.1_hiera_t, whose tensors these are, got {name!r}"
+        ):
+            weights_from_official(load_file(tiny / "model.safetensors"), name)
+    assert not (tmp_path / "ours").exists()
+
+
 def test_a_damaged_configuration_is_refused(small, tmp_path):
     folder = changed(small, tmp_path / "damaged")
     (folder / "config.json").write_text("{")

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from sam2refiner_jax import PRESETS, SAM2
+from sam2refiner_jax import PRESETS, SAM2, SAM2Config
 from sam2refiner_jax.checkpoints import BUNDLED, describe_weights, model_from_weights
 from sam2refiner_jax.convert import export_checkpoint, weights_from_official
 from sam2refiner_jax.convert.naming import official_key, our_layout, torch_axes
@@ -166,7 +166,11 @@ def ours_like(official: torch.nn.Module, *, dtype=jnp.float32, **config_changes)
 def ours_of_few_blocks(official: torch.nn.Module, name: str, image_size: int) -> SAM2:
     """Our model with the weights of an official one that was built with `few_blocks`."""
     trunk = dataclasses.replace(PRESETS[name].trunk, **FEW_BLOCKS)
-    config = dataclasses.replace(PRESETS[name], trunk=trunk, image_size=image_size)
+    return ours_of(official, dataclasses.replace(PRESETS[name], trunk=trunk, image_size=image_size))
+
+
+def ours_of(official: torch.nn.Module, config: SAM2Config) -> SAM2:
+    """Our model of a configuration with the weights of an official one."""
     tensors = {key: tensor.numpy() for key, tensor in official.state_dict().items()}
     weights = {
         path: our_layout(tensors[official_key(path)], torch_axes(path, weight))

@@ -3,6 +3,7 @@
 import functools
 import gc
 import pickle
+import sys
 import time
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 from official import build_official, ours_like, ours_of_few_blocks, randomise, relative_error
 from PIL import Image
 
-from sam2refiner_jax import SAM2VideoPredictor
+from sam2refiner_jax import SAM2, SAM2VideoPredictor
 
 # Random weights take most objects for absent and most masks for empty or full; these do not.
 OBJECT_SCORE_BIAS, SEED = 0.6, 6
@@ -78,23 +79,31 @@ def official_and_ours_video(name: str, size: int, exact_memories: bool = False, 
     With `exact_memories` neither rounds memory features to bfloat16, which turns differences in the last digit into
     differences of half a percent of single numbers.
     """
-    import sam2.sam2_video_predictor as official_module
+    return video_pair(*official_and_our_model(name, size, few_blocks), exact_memories)
 
-    official_module.torch = Float32Memories() if exact_memories else torch
-    official_module.tqdm = lambda x, **_: x
-    official, model = official_and_our_model(name, size, few_blocks)
+
+def video_pair(official, model: SAM2, exact_memories: bool):
+    """An official predictor as `SideBySide` wants it, and ours with the model."""
+    module = sys.modules[type(official).__module__]
+    module.torch = Float32Memories() if exact_memories else torch
+    module.tqdm = lambda x, **_: x
     return official, SAM2VideoPredictor(model, memory_dtype=jnp.float32 if exact_memories else jnp.bfloat16)
 
 
 @functools.lru_cache(maxsize=2)
 def official_and_our_model(name: str, size: int, few_blocks: bool):
     """The official predictor and our model with its weights."""
-    official = build_official(name, video=True, few_blocks=few_blocks, image_size=size)
+    official = randomise_predictor(build_official(name, video=True, few_blocks=few_blocks, image_size=size))
+    return official, ours_of_few_blocks(official, name, size) if few_blocks else ours_like(official, image_size=size)
+
+
+def randomise_predictor(official: torch.nn.Module) -> torch.nn.Module:
+    """An official video predictor with random weights that see objects."""
     official.fill_hole_area = 0  # needs its CUDA extension, and is skipped with a warning without it
     randomise(official, SEED)
     with torch.no_grad():
         official.sam_mask_decoder.pred_obj_score_head.layers[-1].bias += OBJECT_SCORE_BIAS
-    return official, ours_of_few_blocks(official, name, size) if few_blocks else ours_like(official, image_size=size)
+    return official
 
 
 def held(state) -> tuple[int, int, int]:

@@ -23,7 +23,10 @@ def test_lists_are_tuples_and_integers_are_numbers_too():
     [
         (SAM2Config, {"hidden_dim": None}, "SAM2Config.hidden_dim must be int, got None"),
         (SAM2Config, {"hidden_dim": 0.5}, "SAM2Config.hidden_dim must be int, got 0.5"),
-        (SAM2Config, {"trunk": 5}, "SAM2Config.trunk must be HieraConfig, got 5"),
+        (SAM2Config, {"trunk": 5}, "SAM2Config.trunk must be TrunkConfig, got 5"),
+        (SAM2Config, {"trunk": {"kind": "cnn"}}, "trunk.kind must be one of hiera, vit, got 'cnn'"),
+        (SAM2Config, {"trunk": {"kind": "vit", "stages": [1]}}, "ViTConfig has no field stages"),
+        (SAM2Config, {"memory_pooling": "half"}, "memory_pooling must be one of none, logits, keys, got 'half'"),
         (SAM2Config, {"trunk": {"stages": [1, 2, 3]}}, r"HieraConfig.stages must be tuple\[int, int, int, int\], got"),
         (SAM2Config, {"image_size": 100}, "image_size must be a positive multiple of 32, got 100"),
         (SAM2Config, {"depth": 3}, "SAM2Config has no field depth"),
