@@ -1,5 +1,6 @@
 """A model of few blocks and small images, for what depends on neither; made once for all tests, so compiled once."""
 
+import copy
 import dataclasses
 import functools
 
@@ -50,7 +51,7 @@ def sam_ref_model() -> SAM2:
 
 def wavering(model: SAM2) -> SAM2:
     """The same with predicted IoUs and object scores that differ from mask to mask and from frame to frame."""
-    model = model.with_refiner(model.refiner)
+    model = copy.deepcopy(model)  # with variables of its own: the small models are shared by all tests of a process
     decoder = model.sam_mask_decoder
     # Of fresh weights, these are nearly constants; what is left of them is magnified.
     for head, constant, times, middle in (

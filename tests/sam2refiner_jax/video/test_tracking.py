@@ -84,7 +84,7 @@ def track_frames(model, bank, clips, where, active):
     return bank, jax.tree.map(lambda *x: np.stack(x), *results)
 
 
-def assert_close(a, b, tolerance=1e-5):
+def assert_close(a, b, tolerance=2e-5):
     a, b = jax.device_get((a, b))
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_allclose(x, y, atol=tolerance * max(1.0, np.abs(y).max()), rtol=0)
