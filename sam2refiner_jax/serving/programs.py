@@ -153,6 +153,8 @@ def programs_of(model: SAM2, *, clicks: int = 11, prompted: int = 1) -> dict[str
             "objects in one more frame, and the memory bank after it; the prompts are those of an object's first frame",
         ),
     }
+    if not config.memory:  # a model for photos alone
+        found = {name: found[name] for name in ("encode", "decode")}
     if model.refiner is not None:
         multimask = {"multimask": ((), np.dtype("bool"))}
         inputs = {**photos_form.types, **which, **prompts, **multimask}
