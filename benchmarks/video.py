@@ -150,7 +150,7 @@ def policies(
       name: The model.
       image_size: Side of the input in pixels.
       memory: The policies; each is compared with the first.
-      rounds: Frames of each, of whose times the median counts, as does that of their ratios.
+      rounds: Frames of each, of whose times the median counts.
     """
     model = build_model(name, image_size=image_size)
     model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.set_value(jnp.ones(1))  # fresh weights see no object
@@ -175,16 +175,16 @@ def policies(
         if turn == 0:  # compiled
             encoder.clear()
             times.clear()
-    steps = np.array(times)
-    whole = np.array(encoder)[:, None] + steps
-    report(encoder=round(float(np.median(encoder)), 3))
+    steps, whole = np.array(times), float(np.median(encoder))
+    report(encoder=round(whole, 3))
+    frame = whole + np.median(steps, axis=0)
     for i, each in enumerate(memory):
         report(
             memory=each,
-            step=round(float(np.median(steps[:, i])), 3),
-            frame=round(float(np.median(whole[:, i])), 3),
-            ratio=round(float(np.median(whole[:, i] / whole[:, 0])), 3),
-            ratios=[round(float(ratio), 2) for ratio in whole[:, i] / whole[:, 0]],
+            step=round(float(frame[i]) - whole, 3),
+            frame=round(float(frame[i]), 3),
+            ratio=round(float(frame[i] / frame[0]), 3),
+            step_ratios=[round(float(ratio), 2) for ratio in steps[:, i] / steps[:, 0]],
         )
 
 

@@ -30,7 +30,7 @@ class MemoryBank:
       prompted_pointers: their object pointers.
       recent: memory features of the `num_maskmem - 1` tracked frames that the policy keeps.
       recent_pointers: object pointers of the last `max_obj_ptrs_in_encoder - 1` tracked frames.
-      prompts: what the masks on the frames with prompts are like; None where the policy does not ask.
+      prompts: what the masks on the frames with prompts are like; None is for policies that do not ask.
       state: the policy's.
       policy: which tracked frames are kept and attended to (`policies/base.py`).
     """

@@ -428,5 +428,8 @@ def assemble_bank(
                     put("recent", paths, at % (config.num_maskmem - 1), at, tracked.memory)
         snapshot = history.snapshot_before(frame, reverse)
         if snapshot is not None:
-            snapshot.restore(bank, first, {at: result.memory for at, result in history.tracked.items()})
+            # Of the others, which may lie in a file, nothing is read.
+            results = {at: history.on(at).tracked for at in snapshot.frames}
+            memories = {at: result.memory for at, result in results.items() if result is not None}
+            snapshot.restore(bank, first, memories)
     return bank

@@ -246,6 +246,21 @@ def test_corrections_and_other_directions(predictors, frames, kind):
     assert alone.shape == (1, 1, HEIGHT, WIDTH)
 
 
+def test_forgetting_around_prompts_starts_again(predictors, frames, monkeypatch):
+    """What was tracked near a prompt is forgotten, and with it what the policy knew."""
+    predictor = predictors["motion"]
+    monkeypatch.setattr(predictor, "clear_non_cond_mem_around_input", True)
+    state = with_two_objects(predictor, frames)
+    seen = {}
+    for frame, _, _ in predictor.propagate_in_video(state):
+        tracked = state.objects[2].tracked.get(frame)
+        seen[frame] = None if tracked is None else tracked.snapshot.frames
+    assert seen[6] != set()
+    assert seen[7] is None
+    assert seen[8] <= {8}
+    assert state.objects[1].tracked[8].snapshot.frames > {8}  # the other object has no prompt there
+
+
 @pytest.mark.parametrize("kind", ["quality", "motion", "tree"])
 def test_a_bounded_history_changes_no_mask(predictors, kind):
     """Frames that are remembered longer than the history reaches stay, so that a stream can be stopped, too."""
