@@ -1,17 +1,16 @@
 """Our models as segmenters: batched, and sharded over the devices."""
 
 import functools
-import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, UInt8
 
+from ..checkpoints import weights_checksum
 from ..image.canvas import Fit, canvas_of
 from ..image.encoding import PhotoFeatures, encode_photos, prepare_photo
 from ..image.postprocess import resize_masks
@@ -23,7 +22,7 @@ from ..sam2 import SAM2
 from .segmenters import Answer
 from .truth_prompts import Prompt
 
-__all__ = ["COARSE", "REFINED", "JaxSegmenter", "weights_checksum"]
+__all__ = ["COARSE", "REFINED", "JaxSegmenter"]
 
 COARSE, REFINED = "coarse", "refined"
 PHOTOS = PartitionSpec("photos")
@@ -142,14 +141,6 @@ class JaxSegmenter:
 
     def _on_devices(self, batch: Any) -> Any:
         return jax.device_put(batch, NamedSharding(self._mesh, PHOTOS))
-
-
-def weights_checksum(model: SAM2) -> str:
-    """A checksum of all weights, the refiner's too."""
-    checksum = 0
-    for leaf in jax.tree.leaves(nnx.state(model)):
-        checksum = zlib.crc32(np.ascontiguousarray(leaf).data.cast("B"), checksum)
-    return f"{checksum:08x}"
 
 
 def _nothing() -> ObjectPrompts:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..atomic import new_file
 from ..commands.outputs import check_unused
+from ..settings import setting_differences
 
 __all__ = ["RunFolder"]
 
@@ -61,11 +62,7 @@ class RunFolder:
                 raise ValueError(f"expected the settings of a run by name, got {type(earlier).__name__}")
         except ValueError as error:
             raise ValueError(f"{path} is damaged, so the run in {self.folder} cannot go on: {error}") from error
-        differences = [
-            f"{name} was {earlier.get(name)!r} and is {settings.get(name)!r}"
-            for name in dict.fromkeys([*earlier, *settings])
-            if earlier.get(name) != settings.get(name)
-        ]
+        differences = setting_differences(earlier, settings)
         if differences:
             raise ValueError(
                 f"{self.folder} holds a run with other settings: {'; '.join(differences)}. Choose another output folder"

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float
 
+from ..checkpoints import weights_checksum
 from ..commands.track import HISTORY
 from ..image.boxes import box_around
 from ..video.frames import FrameFolder
 from ..video.predictor import SAM2VideoPredictor
 from ..video.state import FrameScores
 from .clicks import next_click
-from .jax_segmenter import weights_checksum
 from .segmenters import FilledBox, GrabCut
 from .truth_prompts import Prompt
 

@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import warnings
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,6 +42,7 @@ __all__ = [
     "save_refiner",
     "save_weights",
     "weight_shapes",
+    "weights_checksum",
     "weights_of",
 ]
 
@@ -257,6 +259,14 @@ def _write_refiner(directory: Path, base: SAM2Config, config: Any, weights: Mapp
 def weights_of(model: SAM2) -> Weights:
     """The model's parameters and buffers by dotted path, those of its refiner excepted."""
     return {path: variable[...] for path, variable in _flat_variables(model.with_refiner(None)).items()}
+
+
+def weights_checksum(model: SAM2) -> str:
+    """A checksum of all weights, the refiner's too."""
+    checksum = 0
+    for leaf in jax.tree.leaves(nnx.state(model)):
+        checksum = zlib.crc32(np.ascontiguousarray(leaf).data.cast("B"), checksum)
+    return f"{checksum:08x}"
 
 
 def weight_shapes(config: SAM2Config) -> dict[str, tuple[int, ...]]:

@@ -49,10 +49,13 @@ class Conversation:
 
     Who asks the same again, or takes the last click back and gives another, gets what those clicks give after the
     earlier ones, not after all that was tried meanwhile.
+
+    Attributes:
+      turns: these two, or none.
     """
 
-    def __init__(self) -> None:
-        self._turns: list[Turn] = []
+    def __init__(self, turns: Sequence[Turn] = ()) -> None:
+        self.turns = list(turns)
 
     def before(self, asked: Sequence[Asked], initial: Callable[[], Any]) -> Turn:
         """What each object's clicks go on from: the newest turn of which they are more, or nothing.
@@ -63,7 +66,7 @@ class Conversation:
         """
         nothing = [Asked(a.photo, a.points[:0], a.labels[:0]) for a in asked]
         turn = Turn(nothing, jax.device_get(initial()))
-        for known in self._turns:
+        for known in self.turns:
             if len(known.asked) != len(asked):
                 continue
             goes_on = [old.goes_on_in(new) for old, new in zip(known.asked, asked, strict=True)]
@@ -73,7 +76,7 @@ class Conversation:
 
     def go_on(self, before: Turn, asked: Sequence[Asked], carry: Any) -> None:
         """Keeps a call's clicks and what the refiner carried away, in host memory, with the turn it went on from."""
-        self._turns = [before, Turn(list(asked), jax.device_get(carry))]
+        self.turns = [before, Turn(list(asked), jax.device_get(carry))]
 
 
 def _choose(here: Sequence[bool], yes: Turn, no: Turn) -> Turn:

@@ -141,7 +141,10 @@ class MemoryBank:
 
     def _pointers(self, model: SAM2, frames: ObjectFrames):
         config = model.config
-        reach = jnp.minimum(frames.num_frames, config.max_obj_ptrs_in_encoder)[:, None]
+        at = jnp.asarray(self.prompted_pointers.frames)
+        # Exemplars stand beside the clip, which counts as one frame longer for them.
+        beside = jnp.any((at != EMPTY) & ((at < 0) | (at >= frames.num_frames[:, None])), axis=1)
+        reach = jnp.minimum(frames.num_frames + beside, config.max_obj_ptrs_in_encoder)[:, None]
         pointers = jnp.concatenate([self.prompted_pointers.values, self.recent_pointers.values], axis=1)
         prompted_age = frames.since(self.prompted_pointers.frames)
         recent_age = frames.since(self.recent_pointers.frames)

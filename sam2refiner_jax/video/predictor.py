@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt8
 from numpy.typing import ArrayLike
 
 from ..features import ImageFeatures
@@ -21,11 +21,23 @@ from ..nn.resize import antialiased_matrix
 from ..pretrained import FromPretrained
 from ..sam2 import SAM2
 from .array_file import ArrayFile
+from .exemplars import Exemplar
 from .frames import FrameStream, open_frames
 from .memory_bank import MemoryBank, ObjectFrames
 from .policies import MemoryPolicy, memory_policy
+from .saved_state import SavesStates
 from .snapshots import Snapshot, take_snapshots
-from .state import FrameRecord, FrameScores, InferenceState, ObjectHistory, ObjectOnFrame, assemble_bank, scores_of
+from .state import (
+    FrameRecord,
+    FrameScores,
+    GoingOn,
+    InferenceState,
+    ObjectHistory,
+    ObjectOnFrame,
+    assemble_bank,
+    scores_of,
+)
+from .takes_exemplars import TakesExemplars
 from .tracking import (
     NO_OBJECT_SCORE,
     Segmentation,
@@ -64,7 +76,7 @@ def _encode_prompted(model: SAM2, features: ImageFeatures, found: Segmentation) 
     return encode_memory(model, features, image, input_size_masks(model, found), scores, prompted=True)
 
 
-class SAM2VideoPredictor(FromPretrained):
+class SAM2VideoPredictor(TakesExemplars, SavesStates, FromPretrained):
     """Tracks any number of objects through a video, from clicks, boxes or masks on any of its frames.
 
     A frame is encoded once, and all objects are tracked in it by one compiled step of static shape: frame numbers,
@@ -200,7 +212,7 @@ class SAM2VideoPredictor(FromPretrained):
         """
         state = inference_state
         state.check_frame(frame_idx)
-        history = state.objects.get(obj_id, ObjectHistory())
+        history = state.objects.get(obj_id, ObjectHistory(num_frames=state.num_frames))
         record = history.on(frame_idx)
         old = None if clear_old_points else record.points
         coords, kinds = self._read_points(state, points, labels, box, clear_old_points, normalize_coords)
@@ -216,7 +228,7 @@ class SAM2VideoPredictor(FromPretrained):
         if record.reverse is None:
             found = _segment_prompted(self.model, features, np.zeros(1, np.int32), prompts, before.carry)
         else:
-            if not history.prompted:
+            if not history.is_known:
                 raise RuntimeError(
                     f"object {obj_id!r} has no prompts left from which frame {frame_idx} could be corrected; "
                     "call propagate_in_video after adding prompts to another frame, or reset_state"
@@ -229,6 +241,7 @@ class SAM2VideoPredictor(FromPretrained):
         conversation.go_on(before, asked, found.carry)
         record.conversation = conversation
         state.objects.setdefault(obj_id, history)
+        state.going_on = None
         return frame_idx, state.obj_ids, self._masks_on(state, frame_idx, is_prompt)
 
     def add_new_points(self, *args: Any, **kwargs: Any) -> tuple[int, list[Any], Masks]:
@@ -255,7 +268,7 @@ class SAM2VideoPredictor(FromPretrained):
         state = inference_state
         state.check_frame(frame_idx)
         resized = _resize_mask(mask, self.model.config.image_size)
-        history = state.objects.get(obj_id, ObjectHistory())
+        history = state.objects.get(obj_id, ObjectHistory(num_frames=state.num_frames))
         record = history.on(frame_idx)
         is_prompt = record.reverse is None or self.add_all_frames_to_correct_as_cond
         features = self._features(state, frame_idx)
@@ -263,6 +276,7 @@ class SAM2VideoPredictor(FromPretrained):
         history.keep(frame_idx, record, self._to_host(found, 1)[0], is_prompt)
         record.points, record.mask, record.conversation = None, resized, None
         state.objects.setdefault(obj_id, history)
+        state.going_on = None
         return frame_idx, state.obj_ids, self._masks_on(state, frame_idx, is_prompt)
 
     @overload
@@ -326,12 +340,15 @@ class SAM2VideoPredictor(FromPretrained):
         rows = bucket(len(objects))
         bank, origins = None, jax.device_put(self._origins(objects, rows, reverse))
         for frame_idx, image in state.frames.ahead(order):
+            if bank is None:
+                bank = state.memories_before(frame_idx, reverse, self.memory, self.memory_dtype)
             active = np.array([o.on(frame_idx).prompted is None for o in objects] + [False] * (rows - len(objects)))
             if active.any():
                 if bank is None:
                     bank = self._bank(objects, frame_idx, reverse)
                 features = self._features(state, frame_idx, image)
                 where = self._object_frames(state, rows, frame_idx, reverse)
+                state.going_on = None  # whose buffers are used again
                 bank, tracked = track_frame(self.model, bank, features, where, active, origins)
                 state.store_old()  # while the device computes
                 found = self._to_host(tracked.segmentation, len(objects), tracked.memory)
@@ -347,6 +364,7 @@ class SAM2VideoPredictor(FromPretrained):
                     history.forget_around(frame_idx, self.model.config.num_maskmem)
                     bank = None  # to be put together of what is left
             state.last_frame = frame_idx
+            state.going_on = None if bank is None else GoingOn(bank, frame_idx, reverse, ids)
             results = [o.on(frame_idx).result for o in objects]
             shown = frame_idx, ids, self._to_video_size(state, results)
             yield (*shown, scores_of(results)) if return_scores else shown
@@ -369,13 +387,13 @@ class SAM2VideoPredictor(FromPretrained):
                     continue
                 for result in news:
                     result.memory = self._memory_of(result, self._features(state, frame))
-                if record.new_tracked is not None and history.prompted and not self.memory.follows_frames:
+                if record.new_tracked is not None and history.is_known and not self.memory.follows_frames:
                     record.new_tracked.snapshot = self._snapshot_after(state, history, frame, record.new_tracked)
                 history.accept(frame)
                 if self.clear_non_cond_mem_around_input:  # a correction's own memory too, as officially
                     history.forget_around(frame, self.model.config.num_maskmem)
         for obj_id, history in state.objects.items():
-            if not history.prompted:
+            if not history.is_known:
                 raise RuntimeError(
                     f"No input points or masks are provided for object id {obj_id!r}; please add inputs first."
                 )
@@ -397,7 +415,7 @@ class SAM2VideoPredictor(FromPretrained):
         if obj_id not in state.objects:
             raise ValueError(f"obj_id must be one of {state.obj_ids}, got {obj_id!r}")
         state.check_frame(frame_idx)
-        history = state.objects[obj_id]
+        history, state.going_on = state.objects[obj_id], None
         record = history.on(frame_idx)
         record.points = record.mask = record.new_prompted = record.new_tracked = record.conversation = None
         if record.prompted is not None:
@@ -427,7 +445,7 @@ class SAM2VideoPredictor(FromPretrained):
             if strict:
                 raise RuntimeError(f"Cannot remove object id {obj_id!r}: the object ids are {state.obj_ids}.")
             return state.obj_ids, []
-        frames = state.objects.pop(obj_id).prompt_frames()
+        frames, state.going_on = state.objects.pop(obj_id).prompt_frames(), None
         if not state.objects:
             self.reset_state(state)
             return [], []
@@ -436,7 +454,8 @@ class SAM2VideoPredictor(FromPretrained):
     def reset_state(self, inference_state: InferenceState) -> None:
         """Forgets all objects, prompts and results; the video stays open."""
         inference_state.objects.clear()
-        inference_state.last_frame, inference_state.file = None, ArrayFile()
+        inference_state.last_frame = inference_state.going_on = None
+        inference_state.file = ArrayFile()
 
     def _read_points(
         self, state: InferenceState, points, labels, box, clear_old_points: bool, normalize_coords: bool
@@ -525,6 +544,12 @@ class SAM2VideoPredictor(FromPretrained):
             None if result.refined is None else result.refined[None].astype(np.float32),
         )
         return np.array(_encode_prompted(self.model, features, found)[0].astype(self.memory_dtype))
+
+    def _exemplar_of(self, frame: UInt8[np.ndarray, "s s 3"], mask: np.ndarray) -> Exemplar:
+        features = _encode_frames(self.model, frame[None])
+        resized = _resize_mask(mask, self.model.config.image_size)
+        found = self._to_host(_segment_mask_prompt(self.model, features, np.zeros(1, np.int32), resized[None]), 1)[0]
+        return Exemplar(self._memory_of(found, features), found.pointer, found.object_score_logit)
 
     def _to_host(self, found: Segmentation, count: int, memory: Array | None = None) -> list[ObjectOnFrame]:
         """The first `count` rows of results, copied so that they keep no buffer of the device alive."""

@@ -2,9 +2,11 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Float, Int
@@ -14,6 +16,7 @@ from ..features import ImageFeatures
 from ..image.conversation import Conversation
 from ..image.prompts import bucket
 from .array_file import ArrayFile, StoredArrays
+from .exemplars import Exemplar
 from .frames import Frames
 from .memory_bank import MemoryBank
 from .policies import MemoryPolicy, Official
@@ -23,6 +26,7 @@ from .snapshots import Snapshot
 __all__ = [
     "FrameRecord",
     "FrameScores",
+    "GoingOn",
     "InferenceState",
     "ObjectHistory",
     "ObjectOnFrame",
@@ -144,10 +148,18 @@ class ObjectHistory:
     Attributes:
       frames: by frame; results of a kind are in the order in which they came to be.
       in_memory: the frames whose tracked result may be in memory, the newest last; other tracked results are in a file.
+      exemplars: what is known of it from elsewhere.
+      num_frames: how many the clip has; None if it is not known. Only exemplars ask.
     """
 
     frames: dict[int, FrameRecord] = dataclasses.field(default_factory=dict)
     in_memory: list[int] = dataclasses.field(default_factory=list)
+    exemplars: list[Exemplar] = dataclasses.field(default_factory=list)
+    num_frames: int | None = None
+
+    def beside(self, reverse: bool) -> int:
+        """The frame that exemplars stand on: the one before the first, or behind the last when going backwards."""
+        return self.num_frames if reverse and self.num_frames is not None else -1
 
     def on(self, frame: int) -> FrameRecord:
         """What is known of a frame; a new record, which is not kept, if that is nothing."""
@@ -157,6 +169,11 @@ class ObjectHistory:
     def prompted(self) -> dict[int, ObjectOnFrame]:
         """Results on frames with prompts."""
         return {frame: record.prompted for frame, record in self.frames.items() if record.prompted is not None}
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there is anything to track it from: prompts on a frame, or exemplars."""
+        return bool(self.exemplars) or any(record.prompted is not None for record in self.frames.values())
 
     @property
     def tracked(self) -> dict[int, ObjectOnFrame]:
@@ -172,8 +189,11 @@ class ObjectHistory:
         return {f for f, record in self.frames.items() if record.new_prompted or record.new_tracked}
 
     def first_points(self, reverse: bool) -> tuple[Float[np.ndarray, "n 2"], Int[np.ndarray, " n"]]:
-        """The clicks and boxes on the prompted frame that tracking comes to first; none if a mask was given there."""
-        prompted = self.prompted
+        """The clicks and boxes on the prompted frame that tracking comes to first; none if a mask was given there.
+
+        Exemplars, which are of masks, come before all frames.
+        """
+        prompted = {} if self.exemplars else self.prompted
         points = self.frames[max(prompted) if reverse else min(prompted)].points if prompted else None
         return (np.zeros((0, 2), np.float32), np.zeros(0, np.int32)) if points is None else points
 
@@ -254,6 +274,23 @@ class ObjectHistory:
 
 
 @dataclasses.dataclass
+class GoingOn:
+    """Where a propagation is, so that it can go on from there with the memories that it has, of all paths of a policy.
+
+    Attributes:
+      bank: the memories after the frame, on the device or in host memory.
+      frame: the last frame that was propagated to.
+      reverse: in which direction.
+      obj_ids: of which objects.
+    """
+
+    bank: MemoryBank
+    frame: int
+    reverse: bool
+    obj_ids: list[Any]
+
+
+@dataclasses.dataclass
 class InferenceState:
     """A clip, its objects and what was found of them; made by `SAM2VideoPredictor.init_state`.
 
@@ -270,6 +307,9 @@ class InferenceState:
       features: the last encoded frame and its features, on the device.
       last_frame: the last frame that was propagated to.
       file: where older results are.
+      going_on: the memories with which a propagation goes on behind its last frame; None where prompts, objects or
+        exemplars changed since, so that they are put together from the results.
+      notes: the caller's own, anything that JSON can hold; saved and loaded with the state.
     """
 
     frames: Frames
@@ -281,6 +321,13 @@ class InferenceState:
     features: tuple[int, ImageFeatures] | None = None
     last_frame: int | None = None
     file: ArrayFile = dataclasses.field(default_factory=ArrayFile)
+    going_on: GoingOn | None = None
+    notes: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def exemplars(self) -> dict[Any, list[Exemplar]]:
+        """The exemplars of each object that has some."""
+        return {obj_id: list(history.exemplars) for obj_id, history in self.objects.items() if history.exemplars}
 
     @property
     def obj_ids(self) -> list[Any]:
@@ -314,6 +361,20 @@ class InferenceState:
         if name not in self:
             raise KeyError(f"{name!r} is none of the names that can be read, {', '.join(OFFICIAL_NAMES)}")
         return getattr(self, name)
+
+    def history_of(self, obj_id: Hashable) -> ObjectHistory:
+        """What is known of an object; a new one is added."""
+        return self.objects.setdefault(obj_id, ObjectHistory(num_frames=self.num_frames))
+
+    def memories_before(self, frame: int, reverse: bool, policy: MemoryPolicy, dtype: DTypeLike) -> MemoryBank | None:
+        """A copy, on the device, of the memories with which a propagation goes on to a frame; None if none does."""
+        going_on = self.going_on
+        if going_on is None or (going_on.frame, going_on.reverse) != (frame + (1 if reverse else -1), reverse):
+            return None
+        bank = going_on.bank
+        if going_on.obj_ids != self.obj_ids or bank.policy != policy or bank.recent.values.dtype != dtype:
+            return None
+        return jax.tree.map(jnp.array, bank)
 
     def check_frame(self, frame_idx: int) -> None:
         """Raises a ValueError if the frame cannot be read, now or at all."""
@@ -357,6 +418,7 @@ class InferenceState:
 
         Args:
           start: the first; by default the earliest with prompts or, of a stream that was propagated, the next one.
+            Where objects have exemplars, the clip's first, or its last in reverse.
           count: how many come after it; by default all.
           reverse: go backwards.
 
@@ -369,7 +431,10 @@ class InferenceState:
         if is_live and reverse:
             raise ValueError("reverse must be False where frames come from an iterator")
         if start is None:
-            start = min(frame for o in self.objects.values() for frame in o.prompted)
+            if self.exemplars:
+                start = self.num_frames - 1 if reverse and self.num_frames is not None else 0
+            else:
+                start = min(frame for o in self.objects.values() for frame in o.prompted)
             if is_live and self.last_frame is not None:
                 start = self.last_frame + 1
         readable = self.frames.indices()
@@ -378,9 +443,9 @@ class InferenceState:
                 f"start_frame_idx must be in [{readable.start}, {readable.stop - 1 + is_live}], got {start}"
             )
         if reverse:
-            # Nothing to do from frame 0, whose result is a prompt's; as officially.
+            # Nothing to do from frame 0 whose result is a prompt's; as officially.
             end = max(start - count, 0) if count is not None else 0
-            return range(start, end - 1, -1) if start > 0 else ()
+            return range(start, end - 1, -1) if start > 0 or self.exemplars else ()
         if is_live:
             return itertools.count(start) if count is None else range(start, start + count + 1)
         end = readable.stop - 1 if count is None else min(start + count, readable.stop - 1)
@@ -398,11 +463,14 @@ def assemble_bank(
     """The memories that `objects` have when they are looked for on `frame`.
 
     Rows and slots of prompted frames are padded to powers of two with empty ones. With a policy other than SAM 2's, the
-    default, recent memories and state are those of the snapshot before the frame, or those to start with.
+    default, recent memories and state are those of the snapshot before the frame, or those to start with. Exemplars are
+    in slots of prompted frames, as of the frame beside the clip; a policy is told of no box of theirs, which would be
+    one of another picture.
     """
     policy = Official() if policy is None else policy
     prompted = [history.prompted for history in objects]
-    rows, slots = bucket(len(objects)), bucket(max(len(results) for results in prompted))
+    counts = [len(results) + len(history.exemplars) for results, history in zip(prompted, objects, strict=True)]
+    rows, slots = bucket(len(objects)), bucket(max(counts))
     bank = MemoryBank.empty(config, rows, prompted_slots=slots, dtype=dtype, policy=policy)
     assert bank.prompts is not None
 
@@ -419,6 +487,10 @@ def assemble_bank(
             put("prompted_pointers", paths, slot, at, result.pointer)
             bank.prompts.boxes[paths, slot] = box_of(result.mask > 0)
             bank.prompts.object_score_logits[paths, slot] = result.object_score_logit
+        for slot, exemplar in enumerate(history.exemplars, start=len(prompted[index])):
+            put("prompted", paths, slot, history.beside(reverse), exemplar.memory)
+            put("prompted_pointers", paths, slot, history.beside(reverse), exemplar.pointer)
+            bank.prompts.object_score_logits[paths, slot] = exemplar.object_score_logit
         for ago in range(1, config.max_obj_ptrs_in_encoder):
             at = frame + ago if reverse else frame - ago
             tracked = history.on(at).tracked

@@ -6,8 +6,9 @@ from scenes import scene
 from small import hq_model, refining_model, sam_ref_model, small_model
 
 from sam2refiner_jax import SAM2ImagePredictor
+from sam2refiner_jax.checkpoints import weights_checksum
 from sam2refiner_jax.eval import jax_segmenter
-from sam2refiner_jax.eval.jax_segmenter import JaxSegmenter, weights_checksum
+from sam2refiner_jax.eval.jax_segmenter import JaxSegmenter
 from sam2refiner_jax.eval.metrics import iou
 from sam2refiner_jax.eval.segmenters import FilledBox, GrabCut
 from sam2refiner_jax.eval.truth_prompts import Prompt, prompt_from_mask
@@ -115,7 +116,7 @@ def test_clicks_go_on_from_those_before_as_in_the_predictor():
     masks, _, logits = predictor.predict([one[:2], two[:2]], [1, 0], mask_input=logits, multimask_output=False)
     assert (found[0].mask == (masks[0] > 0)).mean() >= 0.999
     np.testing.assert_allclose(found[0].logits, logits, atol=1e-5)
-    np.testing.assert_allclose(found[0].carry[0] > 0, predictor._conversation._turns[-1].carry.mask[0] > 0)
+    np.testing.assert_allclose(found[0].carry[0] > 0, predictor._conversation.turns[-1].carry.mask[0] > 0)
     assert np.abs(found[0].carry[0] - forgetful[0].carry[0]).max() > 1e-3
     predictor.set_image(photos[1])
     masks = predictor.predict([two[:2]], [0], multimask_output=False)[0]

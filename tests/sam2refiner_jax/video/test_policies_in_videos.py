@@ -189,7 +189,7 @@ def masks_of(results):
 
 @pytest.mark.parametrize("kind", ["quality", "motion", "tree"])
 def test_tracking_goes_on_where_it_was(predictors, frames, kind):
-    """Stopped and started again, it gives what it gives at once; the tree goes on from its best path."""
+    """Stopped and started again, it gives what it gives at once; put together anew, the tree has its best path."""
     predictor = predictors[kind]
     whole = masks_of(predictor.propagate_in_video(with_two_objects(predictor, frames)))
     state = with_two_objects(predictor, frames)
@@ -197,7 +197,7 @@ def test_tracking_goes_on_where_it_was(predictors, frames, kind):
     parts |= masks_of(predictor.propagate_in_video(state, start_frame_idx=6, max_frame_num_to_track=1))  # 7 is a prompt
     parts |= masks_of(predictor.propagate_in_video(state, start_frame_idx=8))
     assert sorted(parts) == sorted(whole) == list(range(FRAMES))
-    for frame in range(6 if kind == "tree" else FRAMES):
+    for frame in range(FRAMES):
         np.testing.assert_array_equal(parts[frame], whole[frame])
     assert not (whole[5][0] == whole[5][1]).all()
     bank = predictor._bank(list(state.objects.values()), FRAMES, False)
