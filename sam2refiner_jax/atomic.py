@@ -2,12 +2,16 @@
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-__all__ = ["new_directory", "new_file"]
+__all__ = ["new_directory", "new_file", "remove_partial_files"]
+
+# Bytes of chance in the name of what is half-written.
+TOKEN_BYTES = 8
 
 
 @contextlib.contextmanager
@@ -51,6 +55,16 @@ def new_file(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterat
         raise
 
 
+def remove_partial_files(paths: Iterable[str | os.PathLike[str]]) -> None:
+    """Removes what a process that was killed left of `new_file` for these paths; nobody may be writing there."""
+    targets = {Path(path).absolute() for path in paths}
+    for folder in {target.parent for target in targets}:
+        for path in folder.iterdir() if folder.is_dir() else ():
+            found = re.fullmatch(rf"\.(.+)-[0-9a-f]{{{2 * TOKEN_BYTES}}}(\.[^.]*)?", path.name)
+            if found and folder / (found[1] + (found[2] or "")) in targets and path.is_file():
+                path.unlink()
+
+
 def _absent(path: str | os.PathLike[str]) -> Path:
     target = Path(path).absolute()
     if target.exists():
@@ -61,4 +75,4 @@ def _absent(path: str | os.PathLike[str]) -> Path:
 
 def _beside(target: Path) -> Path:
     """A hidden name in the same folder that nothing has. What is made there gets the rights that the umask leaves."""
-    return target.with_name(f".{target.stem}-{secrets.token_hex(8)}{target.suffix}")
+    return target.with_name(f".{target.stem}-{secrets.token_hex(TOKEN_BYTES)}{target.suffix}")

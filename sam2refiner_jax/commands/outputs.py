@@ -12,6 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from ..atomic import new_file
 from ..data.volumes import is_volume, tags_of_volume
+from ..video.saved_state import read_notes
 
 __all__ = [
     "DONE_WITH",
@@ -21,12 +22,12 @@ __all__ = [
     "clear_results",
     "document_of",
     "made_of",
+    "result_tags",
     "save_document",
     "save_picture",
     "save_scores",
     "source_of",
     "video_tags",
-    "volume_tags",
 ]
 
 SOFTWARE = "sam2refiner_jax"
@@ -74,8 +75,8 @@ def video_tags(source: str) -> dict[str, str]:
     return {VIDEO_MADE_BY: SOFTWARE, VIDEO_MADE_OF: source}
 
 
-def volume_tags(source: str) -> dict[str, str]:
-    """The text in a result that is a volume."""
+def result_tags(source: str) -> dict[str, str]:
+    """The text in a result that is a volume, or the state of a run."""
     return {MADE_BY: SOFTWARE, MADE_OF: source}
 
 
@@ -103,6 +104,9 @@ def made_of(path: Path) -> str | None:
             with av.open(str(path)) as container:
                 tags = container.metadata
             return tags.get(VIDEO_MADE_OF) if tags.get(VIDEO_MADE_BY) == SOFTWARE else None
+        if path.suffix.lower() == ".npz":
+            tags = read_notes(path)
+            return tags.get(MADE_OF) if tags.get(MADE_BY) == SOFTWARE else None
         if is_volume(path):
             tags = tags_of_volume(path)
             return tags.get(MADE_OF) if tags.get(MADE_BY) == SOFTWARE else None

@@ -1,20 +1,18 @@
 """The command `sam2refiner track`: objects through a video."""
 
-import dataclasses
-import itertools
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Integer, UInt8
 from tqdm import tqdm
-from tyro.conf import Positional
+from tyro.conf import Positional, UseAppendAction
 
-from ..atomic import new_file
+from ..atomic import new_file, remove_partial_files
 from ..checkpoints import DEFAULT_CHECKPOINT, load_model
-from ..data.masks import VOID, numbers_picture, read_numbers, read_objects
+from ..data.masks import VOID, numbers_picture, read_numbers
 from ..image.overlay import draw_captions, draw_overlay
 from ..video.frames import Frames
 from ..video.policies import memory_policy
@@ -22,14 +20,13 @@ from ..video.predictor import SAM2VideoPredictor
 from ..video.state import FrameScores, InferenceState
 from ..video.writer import write_video
 from .outputs import check_outputs, clear_results, save_picture, save_scores, source_of, video_tags
+from .track_progress import DOCUMENT, STATE_FILE, Progress, Scores
+from .track_prompts import Leg, TrackPrompts, follow
 
 __all__ = [
-    "FramePrompts",
     "Scores",
     "number_pixels",
-    "propagate_both_ways",
     "track",
-    "track_video",
     "write_overlay_video",
 ]
 
@@ -37,57 +34,8 @@ __all__ = [
 # tracking's own reach is enough.
 HISTORY = 16
 SCORES_FILE = "scores.csv"
-
-# An object's score and its mask's predicted IoU, both in [0, 1], NaN where there is none; by the object's number.
-Scores = dict[int, tuple[float, float]]
-
-
-@dataclasses.dataclass(frozen=True)
-class FramePrompts:
-    """What to track, as shown on one frame: clicks on one object, or boxes around several, or a mask of any number.
-
-    Attributes:
-      points: clicks as x, y, label in pixels; label 1 on the object, 0 off it.
-      boxes: x0, y0, x1, y1 in pixels, one for each object.
-      mask: path of a picture of the frame's size, in any form that `data.masks` reads.
-
-    Raises:
-      ValueError: if there is nothing, or what cannot be mixed.
-    """
-
-    points: tuple[tuple[float, float, int], ...] = ()
-    boxes: tuple[tuple[float, float, float, float], ...] = ()
-    mask: Path | None = None
-
-    def __post_init__(self):
-        if not (self.points or self.boxes or self.mask):
-            raise ValueError("give points, boxes or a mask of the objects to track")
-        if self.points and len(self.boxes) > 1:
-            raise ValueError(f"points are for one object and cannot be mixed with {len(self.boxes)} boxes")
-        if self.mask and (self.points or self.boxes):
-            raise ValueError("give either a mask or points and boxes, not both")
-
-    def give(self, predictor: SAM2VideoPredictor, state: InferenceState, frame: int) -> None:
-        """Gives them to a predictor; objects have the mask's numbers, or are numbered from 1.
-
-        Raises:
-          ValueError: if there is no such frame, or they cannot be meant on it.
-        """
-        if self.mask:
-            numbered = read_objects(self.mask, (state.video_height, state.video_width))
-            for number in np.unique(numbered[numbered > 0]):
-                predictor.add_new_mask(state, frame, int(number), numbered == number)
-            return
-        clicks = np.array(self.points, np.float32) if self.points else None
-        for number, box in enumerate(self.boxes or (None,), start=1):
-            predictor.add_new_points_or_box(
-                state,
-                frame,
-                number,
-                points=None if clicks is None else clicks[:, :2],
-                labels=None if clicks is None else clicks[:, 2].astype(np.int32),
-                box=None if box is None else np.array(box, np.float32),
-            )
+# Frames between saves of a run that can go on, unless told otherwise: a save takes as long as a few frames.
+SAVE_EVERY = 100
 
 
 def track(
@@ -99,20 +47,25 @@ def track(
     boxes: tuple[tuple[float, float, float, float], ...] = (),
     mask: Path | None = None,
     frame: int = 0,
+    exemplar: UseAppendAction[tuple[tuple[Path, Path], ...]] = (),
+    detections: Path | None = None,
+    score_threshold: float = 0.0,
     overlay: bool = True,
     show_scores: bool = False,
     fill_hole_area: int = 0,
     memory: str = "official",
+    resume: bool = False,
+    save_every: int | None = None,
     image_size: int | None = None,
     dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> None:
-    """Track objects through a video from clicks, boxes or a mask on one frame.
+    """Track objects through a video from clicks, boxes or masks, from a detector's boxes, or from pictures of them.
 
     It writes the masks as OUTPUT/NAME/00000.png and so on, in DAVIS layout: palette pictures of the video's size whose
     value is the object's number, 0 where there is none; 16-bit ones if a number is beyond 255. OUTPUT/NAME.mp4 shows
     them on the video. OUTPUT/NAME/scores.csv has for each frame and object the probability that the object is there and
     the predicted IoU of its mask, before a refiner made it finer; blank where the mask was given. What was written
-    stays if a later frame cannot be read.
+    stays if a later frame cannot be read. OUTPUT/NAME/track.json comes last and says what all was made with.
 
     Args:
       video: A video file, or a folder of JPEGs (or PNGs, WebPs, TIFFs) named by frame number.
@@ -120,44 +73,105 @@ def track(
       refiner: A refiner's checkpoint directory, for finer masks.
       output: The folder for the results. Those of an earlier run on the same video are replaced as a whole, and nothing
         else.
-      points: Clicks on one object, each X Y LABEL: pixels, then 1 on the object or 0 off it.
+      points: Clicks on one object, each X Y LABEL: pixels, then 1 on the object or 0 off it. They correct a mask of one
+        object that is given beside them.
       boxes: Boxes, each X0 Y0 X1 Y1 in pixels; every box is an object of its own, numbered from 1.
       mask: A picture of the frame's size: every number in a palette or gray picture, or every colour but black, is an
-        object; white on black is one.
+        object; white on black is one. Or a folder of such PNGs named as frames, each for its own frame.
       frame: The frame that the prompts are for; from a later one than the first, tracking runs in both directions.
+      exemplar: IMAGE MASK: a picture of the objects that is no frame of the video, and a mask of it, numbered as `mask`
+        is. Tracking needs no other prompt then. Can be given several times.
+      detections: A detector's boxes: a JSON of CocoVID's or YouTube-VIS's form. Each instance is tracked from its first
+        box on.
+      score_threshold: Of detections, boxes with lower scores do not count.
       overlay: Write the video that shows the masks.
       show_scores: Write the two scores beside each object in that video.
       fill_hole_area: Fill holes of at most this area, in pixels of the low-resolution mask.
       memory: What is remembered of tracked frames: official, quality, motion, tree, or a policy of your own.
+      resume: Go on with a run that was interrupted, with the same results; from the start if there is none. Saves its
+        state every 100 frames.
+      save_every: Save the state every so many frames, for a later --resume.
       image_size: Side of the square that frames are squeezed to, a multiple of 32; the checkpoint's own unless given.
       dtype: Computation type; bfloat16 is the fast mode on GPUs and TPUs.
     """
-    prompts = FramePrompts(points, boxes, mask)
+    prompts = TrackPrompts(points, boxes, mask, frame, exemplar, detections, score_threshold)
     if show_scores and not overlay:
         raise ValueError("show_scores needs the overlay, which shows them")
-    folder = output / (video.resolve().name if video.is_dir() else video.resolve().stem)
+    if save_every is not None and save_every < 1:
+        raise ValueError(f"save_every must be at least 1, got {save_every}")
+    folder, source = output / (video.resolve().name if video.is_dir() else video.resolve().stem), source_of(video)
     shown = folder.with_name(folder.name + ".mp4")
-    _check_place(folder, shown if overlay else None, video, [mask] if mask else [])
+    _check_place(folder, shown if overlay else None, video, prompts.files())
+    settings = {
+        "checkpoint": checkpoint,
+        "refiner": str(refiner) if refiner else None,
+        **prompts.as_plain(),
+        "fill_hole_area": fill_hole_area,
+        "memory": memory,
+        "image_size": image_size,
+        "dtype": dtype,
+    }
+    progress = Progress(folder, source, settings, save_every or (SAVE_EVERY if resume else None))
+    if resume and progress.check():
+        print(f"done already: {folder}")
+        return
     policy = memory_policy(memory)
     model = load_model(checkpoint, refiner=refiner, image_size=image_size, dtype=dtype)
     predictor = SAM2VideoPredictor(model, fill_hole_area=fill_hole_area, memory=policy)
-    state = predictor.init_state(video, history=HISTORY)
-    prompts.give(predictor, state, frame)
-
-    folder.mkdir(parents=True, exist_ok=True)
-    for pattern in ("*.png", SCORES_FILE):
-        clear_results(folder, source_of(video), pattern)
-    masks: dict[int, Path] = {}
-    scores: dict[int, Scores] = {}
-    try:
-        for index, path, of_objects in track_video(predictor, state, folder, frame, source_of(video)):
-            masks[index], scores[index] = path, of_objects
-    finally:  # Also where a frame cannot be read: the table and the overlay have what there is.
-        if masks:
-            save_scores(_score_rows(masks, scores), folder / SCORES_FILE, source_of(video))
-        if overlay and masks:
-            write_overlay_video(state.frames, masks, shown, source_of(video), scores if show_scores else None)
+    _track_one(predictor, video, prompts, progress, resume, shown if overlay else None, show_scores)
     print(f"masks: {folder}" + (f", overlay: {shown}" if overlay else ""))
+
+
+def _track_one(
+    predictor: SAM2VideoPredictor,
+    video: Path,
+    prompts: TrackPrompts,
+    progress: Progress,
+    resume: bool,
+    shown: Path | None,
+    show_scores: bool,
+) -> None:
+    """Tracks a video, from its start or from where `progress` is, and writes all results."""
+    folder, source = progress.folder, progress.source
+    state = predictor.init_state(video, history=HISTORY)
+    paths = {index: folder / f"{name}.png" for index, name in enumerate(state.frames.names())}
+    found = prompts.first_boxes(video, state)
+    legs = prompts.legs(state, found)
+    loaded = progress.load(predictor, video, paths) if resume else None
+    if loaded is not None:
+        state = loaded
+    elif legs[0].give is not None:
+        legs[0].give(predictor, state)
+    others = (folder / SCORES_FILE, folder / STATE_FILE, folder / DOCUMENT, *([shown] if shown else []))
+    remove_partial_files([*paths.values(), *others])
+    folder.mkdir(parents=True, exist_ok=True)
+    if loaded is None:
+        for pattern in ("*.png", SCORES_FILE, STATE_FILE, DOCUMENT):
+            clear_results(folder, source, pattern)
+    try:
+        _track_frames(predictor, state, legs, progress, paths)
+    finally:  # Also where a frame cannot be read: the table and the overlay have what there is.
+        masks = {index: paths[index] for index in progress.scores}
+        if masks:
+            save_scores(_score_rows(masks, progress.scores), folder / SCORES_FILE, source)
+        if shown and masks:
+            write_overlay_video(state.frames, masks, shown, source, progress.scores if show_scores else None)
+    progress.finish({"video": source, "frames": len(paths), "detections": [box._asdict() for box in found]})
+
+
+def _track_frames(
+    predictor: SAM2VideoPredictor,
+    state: InferenceState,
+    legs: list[Leg],
+    progress: Progress,
+    paths: dict[int, Path],
+) -> None:
+    """Tracks what is left, writing a picture of the numbers for each frame at once."""
+    with tqdm(total=sum(leg.count for leg in legs), initial=len(progress.scores), unit="frame") as bar:
+        for position, (index, numbers, logits, scores) in follow(predictor, state, legs, progress.position):
+            save_picture(numbers_picture(number_pixels(logits[:, 0], numbers)), paths[index], progress.source)
+            progress.add(predictor, state, position, scores_by_number(numbers, scores))
+            bar.update()
 
 
 def _check_place(folder: Path, shown: Path | None, video: Path, inputs: list[Path]) -> None:
@@ -165,32 +179,6 @@ def _check_place(folder: Path, shown: Path | None, video: Path, inputs: list[Pat
     there = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")] if folder.is_dir() else []
     outputs = [*there, *([shown] if shown else []), *([folder] if folder.exists() and not folder.is_dir() else [])]
     check_outputs([(path, source_of(video)) for path in outputs], [video, *inputs])
-
-
-def propagate_both_ways(
-    predictor: SAM2VideoPredictor, state: InferenceState, frame: int, **options: Any
-) -> Iterator[Any]:
-    """What `propagate_in_video` yields from a frame to the end, and then from the one before it to the start."""
-    yield from predictor.propagate_in_video(state, start_frame_idx=frame, **options)
-    if frame > 0:
-        backwards = predictor.propagate_in_video(state, start_frame_idx=frame, reverse=True, **options)
-        yield from itertools.islice(backwards, 1, None)
-
-
-def track_video(
-    predictor: SAM2VideoPredictor, state: InferenceState, folder: Path, frame: int, source: str
-) -> Iterator[tuple[int, Path, Scores]]:
-    """Propagates the prompts on `frame` to the whole video, writing a picture of the numbers for each frame at once.
-
-    Yields:
-      A frame's index, the picture's path, and the objects' scores.
-    """
-    names = state.frames.names()
-    both_ways = propagate_both_ways(predictor, state, frame, return_scores=True)
-    for index, numbers, logits, scores in tqdm(both_ways, total=len(names), unit="frame"):
-        path = folder / f"{names[index]}.png"
-        save_picture(numbers_picture(number_pixels(logits[:, 0], numbers)), path, source)
-        yield index, path, scores_by_number(numbers, scores)
 
 
 def scores_by_number(numbers: list[int], scores: FrameScores) -> Scores:
@@ -208,6 +196,8 @@ def _score_rows(masks: dict[int, Path], scores: dict[int, Scores]) -> Iterator[l
 
 def number_pixels(logits: np.ndarray, numbers: list[int]) -> Integer[np.ndarray, "h w"]:
     """The number of the object with the highest logit at each pixel, 0 where none is positive."""
+    if not numbers:
+        return np.zeros(logits.shape[1:], np.uint8)
     best = logits.argmax(axis=0)
     # Of 8 bits, as DAVIS has them, unless a number is beyond.
     values = np.array(numbers, np.uint8 if max(numbers) <= VOID else np.uint16)

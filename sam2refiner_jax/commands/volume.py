@@ -10,8 +10,9 @@ from tyro.conf import Positional
 from ..checkpoints import DEFAULT_CHECKPOINT, load_model
 from ..data.volumes import open_volume, save_numbers, volume_stem
 from ..video.predictor import SAM2VideoPredictor
-from .outputs import check_outputs, source_of, volume_tags
-from .track import HISTORY, FramePrompts, number_pixels, propagate_both_ways
+from .outputs import check_outputs, result_tags, source_of
+from .track import HISTORY, number_pixels
+from .track_prompts import FramePrompts, both_ways, follow
 
 __all__ = ["volume"]
 
@@ -62,11 +63,11 @@ def volume(
     state = predictor.init_state(pictures, history=HISTORY)
     prompts.give(predictor, state, start)
     output.mkdir(parents=True, exist_ok=True)
-    both_ways = propagate_both_ways(predictor, state, start)
+    tracked = follow(predictor, state, both_ways(start, len(pictures)))
     slices = {
         index: number_pixels(logits[:, 0], numbers)
-        for index, numbers, logits in tqdm(both_ways, total=len(pictures), unit="slice")
+        for _, (index, numbers, logits, _) in tqdm(tracked, total=len(pictures), unit="slice")
     }
     numbers = np.stack([slices[index] for index in range(len(pictures))])
-    save_numbers(found, numbers, target, volume_tags(source_of(scan)), overwrite=True)
+    save_numbers(found, numbers, target, result_tags(source_of(scan)), overwrite=True)
     print(f"objects: {target}")

@@ -90,18 +90,19 @@ def decode_mask(data: bytes, name: str | Path) -> UInt8[np.ndarray, "h w"]:
     return _cover(_read(data, name))
 
 
-def read_objects(path: Path, size: tuple[int, int]) -> Integer[np.ndarray, "h w"]:
+def read_objects(path: Path, size: tuple[int, int], of: str = "video") -> Integer[np.ndarray, "h w"]:
     """The number of the object at each pixel, 0 where there is none; the only object of a white mask is 255.
 
     Args:
       path: of the picture.
       size: height and width of the video that it is of.
+      of: what messages call that.
 
     Raises:
       ValueError: naming the file, if it is no readable picture, of another size, no mask, or empty (`EmptyMaskError`),
         or has numbers above 65535.
     """
-    values, is_cover = reading = _read(read_bytes(path), path, ("video", size))
+    values, is_cover = reading = _read(read_bytes(path), path, (of, size))
     require_object(_cover(reading), path)
     if values.max() > MOST:
         raise ValueError(f"{path} must have numbers up to {MOST}, got {values.max()}")

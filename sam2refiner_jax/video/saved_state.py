@@ -87,13 +87,15 @@ class SavesStates:
         save_archive(path, header, _arrays_of(state), overwrite=overwrite)
 
     def load_state(
-        self, path: str | os.PathLike[str], video_path: str | os.PathLike[str] | bytes | Sequence[Photo] | np.ndarray
+        self,
+        path: str | os.PathLike[str],
+        video_path: str | os.PathLike[str] | bytes | Sequence[Photo] | np.ndarray | Iterable[Photo],
     ) -> InferenceState:
         """A state as it was saved. Propagation goes on where it stopped: from the next frame in its direction.
 
         Args:
           path: of a file that `save_state` wrote.
-          video_path: the video it is of, as for `init_state`.
+          video_path: the video it is of, as for `init_state`; no iterator.
 
         Raises:
           ArchiveError: if it is no such file or a damaged one, naming it.

@@ -443,9 +443,10 @@ class InferenceState:
                 f"start_frame_idx must be in [{readable.start}, {readable.stop - 1 + is_live}], got {start}"
             )
         if reverse:
-            # Nothing to do from frame 0 whose result is a prompt's; as officially.
+            # Nothing to do from frame 0 whose result is a prompt's, as officially, unless it is what is left to do.
             end = max(start - count, 0) if count is not None else 0
-            return range(start, end - 1, -1) if start > 0 or self.exemplars else ()
+            goes_on = self.going_on is not None and self.going_on.reverse and self.going_on.frame == 1
+            return range(start, end - 1, -1) if start > 0 or goes_on or self.exemplars else ()
         if is_live:
             return itertools.count(start) if count is None else range(start, start + count + 1)
         end = readable.stop - 1 if count is None else min(start + count, readable.stop - 1)

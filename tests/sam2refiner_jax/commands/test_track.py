@@ -166,7 +166,12 @@ def test_bad_arguments(clip, checkpoint, tmp_path):
     fails("give points, boxes or a mask")
     fails("points are for one object", "--points", 1, 1, 1, "--boxes", 1, 1, 9, 9, 2, 2, 8, 8)
     fails("show_scores needs the overlay", "--points", 1, 1, 1, "--show-scores", "--no-overlay")
-    fails("either a mask or points and boxes", "--points", 1, 1, 1, "--mask", clip / "00000.jpg")
+    fails("either a mask or boxes", "--boxes", 1, 1, 9, 9, "--mask", clip / "00000.jpg")
+    fails("detections are boxes already", "--boxes", 1, 1, 9, 9, "--detections", tmp_path / "boxes.json")
+    fails("score_threshold is for detections", "--points", 1, 1, 1, "--score-threshold", 0.5)
+    fails("mask is a folder.*no points", "--points", 1, 1, 1, "--mask", tmp_path)
+    fails("frame is for points, boxes or a mask", "--mask", tmp_path, "--frame", 2)
+    fails("save_every must be at least 1, got 0", "--points", 1, 1, 1, "--save-every", 0)
     fails(r"frame_idx must be in \[0, 5\].*got 6", "--points", 1, 1, 1, "--frame", 6)
     assert not (tmp_path / "out").exists()
 
