@@ -8,6 +8,7 @@ from .image.predictor import SAM2ImagePredictor
 from .nn.image_encoder import register_trunk
 from .refiners import HQSAM2Config, Refiner, SAM2Refiner, SAM2RefinerConfig, SAMRefConfig, register_refiner
 from .sam2 import SAM2
+from .video.exemplars import Exemplar
 from .video.policies import MemoryPolicy, register_memory_policy
 from .video.predictor import SAM2VideoPredictor
 
@@ -31,6 +32,7 @@ __all__ = [
     "SAM2ImagePredictor",
     "SAM2AutomaticMaskGenerator",
     "SAM2VideoPredictor",
+    "Exemplar",
     "MemoryPolicy",
     "register_memory_policy",
     # Refiners

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
 from ..image.encoding import PreparedPhoto
@@ -17,7 +17,7 @@ from ..image.preprocess import read_photo
 from .outputs import DONE_WITH, clear_results, save_document, save_picture, source_of
 from .photo_run import Job
 
-__all__ = ["Prompted"]
+__all__ = ["Masks", "Prompted", "write_results"]
 
 
 class Read(NamedTuple):
@@ -104,24 +104,48 @@ class Prompted:
         return Segmented(read, masks, coarse)
 
     def write(self, job: Job, found: Segmented, done_with: dict[str, Any]) -> Path:
-        path, source = job[0], source_of(job[0])
-        document, target = self.output / f"{path.stem}.json", self.output / f"{path.stem}_overlay.png"
-        for ending in (".json", "_object*.png"):
-            clear_results(self.output, source, glob.escape(path.stem) + ending)
-        objects: list[dict[str, Any]] = []
-        for i, (masks, ious) in enumerate(zip(*found.masks, strict=True)):
-            entries = []
-            for k, (mask, iou) in enumerate(zip(masks, ious, strict=True)):
-                name = f"{path.stem}_object{i}" + (f"_mask{k}" if len(masks) > 1 else "") + ".png"
-                save_picture(Image.fromarray(mask.astype(np.uint8) * 255), self.output / name, source)
-                entries.append({"file": name, "predicted_iou": round(float(iou), 6), "area": int(mask.sum())})
-            objects.append({"masks": entries})
         pictures = [_overlay(found.read, masks) for masks in (found.coarse, found.masks) if masks is not None]
-        save_picture(Image.fromarray(np.concatenate(pictures, axis=1)), target, source)
-        height, width = found.read.photo.shape[:2]
-        result = {"photo": path.name, "height": height, "width": width, "objects": objects, DONE_WITH: done_with}
-        save_document(result, document, source)
-        return target
+        return write_results(job[0], self.output, found.masks, np.concatenate(pictures, axis=1), done_with)
+
+
+def write_results(
+    path: Path,
+    output: Path,
+    found: Masks,
+    picture: UInt8[np.ndarray, "h w 3"],
+    done_with: dict[str, Any],
+    facts: Sequence[dict[str, Any]] = (),
+) -> Path:
+    """Writes a photo's masks, the picture of them, and last the document, in place of earlier results of the photo.
+
+    Args:
+      path: of the photo.
+      output: the folder for the results.
+      found: the masks of each object.
+      picture: of them, on the photo.
+      done_with: what the results were made with.
+      facts: what else the document says of each object.
+
+    Returns:
+      The path of the picture.
+    """
+    source = source_of(path)
+    document, target = output / f"{path.stem}.json", output / f"{path.stem}_overlay.png"
+    for ending in (".json", "_object*.png"):
+        clear_results(output, source, glob.escape(path.stem) + ending)
+    objects: list[dict[str, Any]] = []
+    for i, (masks, ious) in enumerate(zip(*found, strict=True)):
+        entries = []
+        for k, (mask, iou) in enumerate(zip(masks, ious, strict=True)):
+            name = f"{path.stem}_object{i}" + (f"_mask{k}" if len(masks) > 1 else "") + ".png"
+            save_picture(Image.fromarray(mask.astype(np.uint8) * 255), output / name, source)
+            entries.append({"file": name, "predicted_iou": round(float(iou), 6), "area": int(mask.sum())})
+        objects.append({**(facts[i] if facts else {}), "masks": entries})
+    save_picture(Image.fromarray(picture), target, source)
+    height, width = found.masks.shape[-2:]
+    result = {"photo": path.name, "height": height, "width": width, "objects": objects, DONE_WITH: done_with}
+    save_document(result, document, source)
+    return target
 
 
 def _overlay(read: Read, masks: Masks) -> np.ndarray:

@@ -4,12 +4,14 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, UseAppendAction
 
 from ..checkpoints import DEFAULT_CHECKPOINT, load_model
 from ..data.files import PHOTO_SUFFIXES, file_named, files_in
 from ..image.canvas import Fit
 from ..image.predictor import SAM2ImagePredictor
+from ..video.predictor import SAM2VideoPredictor
+from .by_exemplars import ByExemplars, make_exemplars, numbers_of, read_examples
 from .everything import DEFAULT_GRID, Everything, GridOptions
 from .outputs import check_outputs, made_of, source_of
 from .photo_prompts import PhotoPrompts, read_prompt_file
@@ -28,6 +30,7 @@ def segment(
     boxes: tuple[tuple[float, float, float, float], ...] = (),
     mask: Path | None = None,
     prompts: Path | None = None,
+    exemplar: UseAppendAction[tuple[tuple[Path, Path], ...]] = (),
     multimask: bool = False,
     max_hole_area: float = 0.0,
     max_sprinkle_area: float = 0.0,
@@ -40,7 +43,7 @@ def segment(
     fit: Fit = "squeeze",
     dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> None:
-    """Segment a photo, or every photo in a folder, from clicks, boxes or a mask, or everything in it.
+    """Segment a photo, or every photo in a folder, from clicks, boxes, a mask or exemplars, or everything in it.
 
     For each photo NAME it writes NAME_objectI.png (white on the object; NAME_objectI_maskK.png with --multimask),
     NAME_overlay.png and NAME.json with the predicted IoU of every mask. With --everything it writes all masks of the
@@ -58,6 +61,9 @@ def segment(
         photo's name.
       prompts: A JSON file of prompts by photo name: {"a.jpg": {"points": [[x, y, 1]], "boxes": [[x0, y0, x1, y1]],
         "mask": "a.png"}}, the mask's path as seen from the file.
+      exemplar: IMAGE MASK: a picture of the objects and a mask of it, in which every number is an object. They are
+        looked for in each photo, without other prompts. Can be given several times. NAME.json has each object's number
+        and how likely it is to be there.
       multimask: Three masks for each object instead of one, for ambiguous prompts such as a single click.
       max_hole_area: Fill holes of at most this area, in pixels of the 256 x 256 mask.
       max_sprinkle_area: Remove specks of at most this area, likewise.
@@ -70,19 +76,31 @@ def segment(
       fit: Squeeze photos to the model's square input, as the official package does, or pad them to a square first.
       dtype: Computation type; bfloat16 is the fast mode on GPUs and TPUs.
     """
-    jobs = _jobs(photo, PhotoPrompts(points, boxes, mask), prompts, everything)
+    jobs = _jobs(photo, PhotoPrompts(points, boxes, mask), prompts, everything or bool(exemplar))
     if everything and (jobs[0][1] or prompts or multimask or side_by_side or batch != 1):
         raise ValueError(
             "everything takes no points, boxes, mask or prompts, and neither multimask, side_by_side nor batch"
         )
+    if exemplar and (
+        everything or jobs[0][1] or prompts or multimask or side_by_side or batch != 1 or fit != "squeeze"
+        or max_sprinkle_area
+    ):  # fmt: skip
+        raise ValueError(
+            "exemplar takes no points, boxes, mask or prompts, and neither everything, multimask, side_by_side, batch, "
+            "fit nor max_sprinkle_area"
+        )
     if batch < 1:
         raise ValueError(f"batch must be at least 1, got {batch}")
-    outputs = [
-        (file, source_of(job[0]))
-        for job in jobs
-        for file in (Everything.files_of(job, output) if everything else Prompted.files_of(job, output, multimask))
-    ]
-    read = [file for path, job in jobs for file in (path, job.mask) if file]
+    examples = read_examples(exemplar)
+    objects = len(numbers_of(examples))
+
+    def files_of(job: Job) -> list[Path]:
+        if exemplar:
+            return ByExemplars.files_of(job, output, objects)
+        return Everything.files_of(job, output) if everything else Prompted.files_of(job, output, multimask)
+
+    outputs = [(file, source_of(job[0])) for job in jobs for file in files_of(job)]
+    read = [file for path, job in jobs for file in (path, job.mask) if file] + [f for pair in exemplar for f in pair]
     check_outputs(outputs, [*read, *([prompts] if prompts else [])])
     output.mkdir(parents=True, exist_ok=True)
 
@@ -98,6 +116,10 @@ def segment(
     if everything:
         made_with["grid"] = dataclasses.asdict(grid)
         task = Everything(grid.generator(model, fit), output, made_with)
+    elif exemplar:
+        made_with |= {"exemplar": [list(map(str, pair)) for pair in exemplar], "max_hole_area": max_hole_area}
+        tracker = SAM2VideoPredictor(model, fill_hole_area=int(max_hole_area))
+        task = ByExemplars(tracker, make_exemplars(tracker, examples), output, made_with)
     else:
         areas = {"max_hole_area": max_hole_area, "max_sprinkle_area": max_sprinkle_area}
         shown = {"multimask": multimask, "side_by_side": side_by_side}
@@ -116,7 +138,9 @@ def _jobs(photo: Path, given: PhotoPrompts, prompts: Path | None, everything: bo
         if job is given and photo.is_dir() and given.mask is not None:
             job = dataclasses.replace(given, mask=file_named(given.mask, path.stem))
         if not job and not everything:
-            raise ValueError(f"{path.name} has no prompt: give points, boxes, a mask, or prompts for it, or everything")
+            raise ValueError(
+                f"{path.name} has no prompt: give points, boxes, a mask, prompts for it, exemplar, or everything"
+            )
         jobs.append((path, job))
     return jobs
 

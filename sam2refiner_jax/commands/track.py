@@ -152,7 +152,7 @@ def _track_one(
         _track_frames(predictor, state, legs, progress, paths)
     finally:  # Also where a frame cannot be read: the table and the overlay have what there is.
         masks = {index: paths[index] for index in progress.scores}
-        if masks:
+        if any(progress.scores.values()):
             save_scores(_score_rows(masks, progress.scores), folder / SCORES_FILE, source)
         if shown and masks:
             write_overlay_video(state.frames, masks, shown, source, progress.scores if show_scores else None)

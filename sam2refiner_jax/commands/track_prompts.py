@@ -11,13 +11,12 @@ from jaxtyping import Float
 from ..data.detections import FirstBox, read_detections
 from ..data.files import files_in
 from ..data.masks import read_objects
-from ..image.preprocess import read_photo
-from ..video.exemplars import Exemplar
 from ..video.frames import FrameFolder
 from ..video.predictor import SAM2VideoPredictor
 from ..video.state import FrameScores, InferenceState
+from .by_exemplars import make_exemplars, read_examples
 
-__all__ = ["FramePrompts", "Leg", "Position", "TrackPrompts", "both_ways", "follow", "make_exemplars"]
+__all__ = ["FramePrompts", "Leg", "Position", "TrackPrompts", "both_ways", "follow"]
 
 Give = Callable[[SAM2VideoPredictor, InferenceState], None]
 # A frame's index, the objects' numbers, their logits (objects, 1, h, w), and their scores.
@@ -86,21 +85,6 @@ def give_mask(predictor: SAM2VideoPredictor, state: InferenceState, frame: int, 
     for number in numbers:
         predictor.add_new_mask(state, frame, number, numbered == number)
     return numbers
-
-
-def make_exemplars(predictor: SAM2VideoPredictor, pairs: tuple[tuple[Path, Path], ...]) -> dict[int, list[Exemplar]]:
-    """The exemplars in pictures and their masks, by the objects' numbers in the masks.
-
-    Raises:
-      ValueError: naming the file that is no picture, or no mask of its picture.
-    """
-    found: dict[int, list[Exemplar]] = {}
-    for image, mask in pairs:
-        photo = read_photo(image)
-        numbered = read_objects(mask, (photo.shape[0], photo.shape[1]), of="exemplar")
-        for number in np.unique(numbered[numbered > 0]):
-            found.setdefault(int(number), []).append(predictor.make_exemplar(photo, numbered == number))
-    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -313,7 +297,7 @@ class TrackPrompts:
         return before + [Leg(start, end, give_at(start)) for start, end in zip(starts, ends, strict=True)]
 
     def _give_exemplars(self, predictor: SAM2VideoPredictor, state: InferenceState) -> None:
-        predictor.add_exemplars(state, make_exemplars(predictor, self.exemplar))
+        predictor.add_exemplars(state, make_exemplars(predictor, read_examples(self.exemplar)))
 
 
 def masks_by_frame(folder: Path, names: list[str]) -> dict[int, Path]:

@@ -58,8 +58,8 @@ class Tree(MemoryPolicy):
     weights are 1; what is weighted are the projected keys; memories are encoded by their order. The threshold of the
     predicted IoU is 0.3 in the paper's text and 0.1 here.
 
-    What is kept with a frame's result is the best path. Where tracking starts again, it starts from that one, with the
-    memories that the results have.
+    What is kept with a frame's result is the best path. Where tracking starts again, and does not just go on behind its
+    last frame, it starts from that one, with the memories that the results have.
 
     Attributes:
       width: paths of an object.
