@@ -15,9 +15,9 @@ SAM 2's last 15 frames, as the papers' rules are about memory features. Clicks t
 that SAM 2 gives for clicks; the frame then counts as tracked with a mask of predicted IoU 1. Rows that are not active,
 such as objects on frames with a prompt of theirs, keep their state.
 
-Where tracking goes on behind its last frame, and nothing was changed meanwhile, so does the bank, all paths of it. Where
-it starts again otherwise, an object goes on with the state that its frame before had, if that was tracked in the same
-direction or is a prompt behind such a frame; it is kept with the frame's result. Everywhere else it begins with
+Where tracking goes on behind its last frame, and nothing was changed meanwhile, so does the bank, all paths of it.
+Where it starts again otherwise, an object goes on with the state that its frame before had, if that was tracked in the
+same direction or is a prompt behind such a frame; it is kept with the frame's result. Everywhere else it begins with
 `initial_state` and no recent memories. That is so after the first prompts, in the other direction, and behind frames
 that were cleared or forgotten. Only `official` has no need of it, its memories being those of the frames in reach.
 """
