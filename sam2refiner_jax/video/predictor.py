@@ -192,7 +192,9 @@ class SAM2VideoPredictor(TakesExemplars, SavesStates, FromPretrained):
     ) -> tuple[int, list[Any], Masks]:
         """Adds clicks on an object, or a box around it, or both, to a frame.
 
-        On a frame that was tracked before, they correct the mask found there; elsewhere they start the object.
+        On a frame that was tracked before, they correct the mask found there; elsewhere they start the object. They
+        correct a mask that `add_new_mask` gave on the frame too: the decoder reads it as its dense prompt, and what it
+        finds takes the mask's place.
 
         Args:
           inference_state: from `init_state`.
@@ -251,7 +253,7 @@ class SAM2VideoPredictor(TakesExemplars, SavesStates, FromPretrained):
     def add_new_mask(
         self, inference_state: InferenceState, frame_idx: int, obj_id: Hashable, mask: ArrayLike
     ) -> tuple[int, list[Any], Masks]:
-        """Gives an object's mask in a frame. The mask is taken as it is, at the resolution of the model.
+        """Gives an object's mask in a frame, in place of clicks. It is taken as it is, at the resolution of the model.
 
         Args:
           inference_state: from `init_state`.

@@ -66,9 +66,14 @@ def test_equals_a_mask_on_the_frame_beside_the_clip(reverse, tmp_path):
     ours.add_new_points_or_box(state, 2 - behind, 1, **click)
     compare(first=1 if reverse else 3)
     outputs = official_state["output_dict_per_obj"][0]
-    (memory,) = (e.memory for e in state.exemplars[1])
-    expected = outputs["cond_frame_outputs"][at]["maskmem_features"][0].float().numpy()
-    assert np.linalg.norm(memory.transpose(2, 0, 1) - expected) <= 1e-4 * np.linalg.norm(expected)
+    tracked = state.objects[1].tracked
+    pairs = [(state.exemplars[1][0], outputs["cond_frame_outputs"][at])]
+    pairs += [(tracked[f], outputs["non_cond_frame_outputs"][f + behind]) for f in sorted(tracked)]
+    assert len(pairs) == count
+    for one, other in pairs:
+        memory = other["maskmem_features"][0].float().numpy()
+        for value, truth in ((one.memory.transpose(2, 0, 1), memory), (one.pointer, other["obj_ptr"][0].numpy())):
+            assert np.linalg.norm(value - truth) <= 1e-5 * np.linalg.norm(truth)
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,15 @@ def mask(both):
     both.propagate()
 
 
+def mask_and_clicks(both):
+    """Clicks correct the mask, whose logits are the decoder's dense prompt; a mask replaces clicks."""
+    both.call("add_new_mask", 0, 1, MASK)
+    both.call("add_new_points_or_box", 0, 1, points=CORRECTION, labels=np.array([1, 0], np.int32))
+    both.call("add_new_points_or_box", 0, 2, points=CLICK, labels=np.array([1], np.int32))
+    both.call("add_new_mask", 0, 2, ~MASK)
+    both.propagate(max_frame_num_to_track=2)
+
+
 def empty_mask(both):
     both.call("add_new_mask", 0, 1, np.zeros((HEIGHT, WIDTH), bool))
     both.propagate(max_frame_num_to_track=3)
@@ -183,6 +192,7 @@ SCENARIOS = [
     box,
     box_and_click_in_relative_coordinates,
     mask,
+    mask_and_clicks,
     empty_mask,
     correction,
     padding_and_corners,
