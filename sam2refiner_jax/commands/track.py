@@ -20,8 +20,9 @@ from ..video.predictor import SAM2VideoPredictor
 from ..video.state import FrameScores, InferenceState
 from ..video.writer import write_video
 from .outputs import check_outputs, clear_results, save_picture, save_scores, source_of, video_tags
+from .track_legs import Leg, follow
 from .track_progress import DOCUMENT, STATE_FILE, Progress, Scores
-from .track_prompts import Leg, TrackPrompts, follow
+from .track_prompts import TrackPrompts
 
 __all__ = [
     "Scores",
@@ -34,7 +35,7 @@ __all__ = [
 # tracking's own reach is enough.
 HISTORY = 16
 SCORES_FILE = "scores.csv"
-# Frames between saves of a run that can go on, unless told otherwise: a save takes as long as a few frames.
+# Frames between saves of a run that can go on, unless told otherwise.
 SAVE_EVERY = 100
 
 
@@ -106,6 +107,8 @@ def track(
         "checkpoint": checkpoint,
         "refiner": str(refiner) if refiner else None,
         **prompts.as_plain(),
+        "overlay": overlay,
+        "show_scores": show_scores,
         "fill_hole_area": fill_hole_area,
         "memory": memory,
         "image_size": image_size,

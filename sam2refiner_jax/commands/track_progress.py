@@ -9,7 +9,7 @@ from ..video.predictor import SAM2VideoPredictor
 from ..video.saved_state import read_notes
 from ..video.state import InferenceState
 from .outputs import DONE_WITH, document_of, result_tags, save_document
-from .track_prompts import Position
+from .track_legs import Position
 
 __all__ = ["DOCUMENT", "STATE_FILE", "Progress", "Scores"]
 
@@ -58,13 +58,13 @@ class Progress:
             )
         return document is not None
 
-    def load(self, predictor: SAM2VideoPredictor, video: Path, names: dict[int, Path]) -> InferenceState | None:
+    def load(self, predictor: SAM2VideoPredictor, video: Path, paths: dict[int, Path]) -> InferenceState | None:
         """The state with which the run goes on; None if there is none.
 
         Args:
           predictor: of the same model and settings.
           video: the same video.
-          names: where each frame's mask is.
+          paths: where each frame's mask is.
 
         Raises:
           ValueError: if the model or the video is another, or a mask that was written is gone.
@@ -78,7 +78,7 @@ class Progress:
             int(frame): {int(number): (score, iou) for number, (score, iou) in of_objects.items()}
             for frame, of_objects in notes["scores"].items()
         }
-        missing = [names[frame] for frame in self.scores if not names[frame].exists()]
+        missing = [paths[frame] for frame in self.scores if not paths[frame].exists()]
         if missing:
             raise ValueError(f"{missing[0]} was written and is gone; track anew without --resume")
         return state

@@ -1,26 +1,22 @@
 """What `sam2refiner track` is asked: prompts on one frame, a folder of masks, a detector's boxes, exemplars."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from ..data.detections import FirstBox, read_detections
-from ..data.files import files_in
+from ..data.files import files_in, read_bytes
 from ..data.masks import read_objects
 from ..video.frames import FrameFolder
 from ..video.predictor import SAM2VideoPredictor
-from ..video.state import FrameScores, InferenceState
+from ..video.state import InferenceState
 from .by_exemplars import make_exemplars, read_examples
+from .track_legs import Give, Leg, both_ways
 
-__all__ = ["FramePrompts", "Leg", "Position", "TrackPrompts", "both_ways", "follow"]
-
-Give = Callable[[SAM2VideoPredictor, InferenceState], None]
-# A frame's index, the objects' numbers, their logits (objects, 1, h, w), and their scores.
-Tracked = tuple[int, list[int], Float[np.ndarray, "objects 1 h w"], FrameScores]
+__all__ = ["FramePrompts", "TrackPrompts"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,86 +84,6 @@ def give_mask(predictor: SAM2VideoPredictor, state: InferenceState, frame: int, 
 
 
 @dataclasses.dataclass(frozen=True)
-class Leg:
-    """A stretch of a video that is tracked in one go.
-
-    Attributes:
-      first: the frame where it starts.
-      last: where it ends; backwards, where that comes before.
-      give: gives the prompts that count from here on; None for no new ones.
-      without_first: the first frame is of an earlier leg.
-    """
-
-    first: int
-    last: int
-    give: Give | None = None
-    without_first: bool = False
-
-    @property
-    def count(self) -> int:
-        """How many frames it gives."""
-        return abs(self.last - self.first) + 1 - self.without_first
-
-
-@dataclasses.dataclass(frozen=True)
-class Position:
-    """How far a run is: the leg, and its last frame that is done."""
-
-    leg: int
-    frame: int
-
-
-def both_ways(frame: int, num_frames: int, give: Give | None = None) -> list[Leg]:
-    """From a frame to the end, and then from the one before it to the start."""
-    forwards = Leg(frame, num_frames - 1, give)
-    return [forwards, Leg(frame, 0, without_first=True)] if frame > 0 else [forwards]
-
-
-def follow(
-    predictor: SAM2VideoPredictor, state: InferenceState, legs: list[Leg], after: Position | None = None
-) -> Iterator[tuple[Position, Tracked]]:
-    """Tracks through legs, the first of which has been given its prompts; where nothing has begun, nothing is found.
-
-    Args:
-      predictor: of a model.
-      state: of the video.
-      legs: in order.
-      after: where a run stopped whose state this is, to go on behind it.
-    """
-    for number, leg in enumerate(legs):
-        reverse = leg.last < leg.first
-        first, without_first = leg.first, leg.without_first
-        if after is not None and number < after.leg:
-            continue
-        if after is not None and number == after.leg:
-            if after.frame == leg.last:
-                continue
-            first, without_first = after.frame + (-1 if reverse else 1), False
-        elif leg.give is not None and number > 0:
-            leg.give(predictor, state)
-        for tracked in _propagate(predictor, state, first, leg.last, reverse):
-            if not (without_first and tracked[0] == first):
-                yield Position(number, tracked[0]), tracked
-
-
-def _propagate(
-    predictor: SAM2VideoPredictor, state: InferenceState, first: int, last: int, reverse: bool
-) -> Iterator[Tracked]:
-    if state.objects:
-        yield from predictor.propagate_in_video(
-            state,
-            start_frame_idx=first,
-            max_frame_num_to_track=abs(last - first),
-            reverse=reverse,
-            return_scores=True,
-        )
-        return
-    nothing = np.zeros((0, 1, state.video_height, state.video_width), np.float32)
-    for frame in range(first, last + 1):
-        yield frame, [], nothing, FrameScores(np.zeros(0, np.float32), np.zeros(0, np.float32))
-
-
-@dataclasses.dataclass(frozen=True)
 class TrackPrompts:
     """All that `track` is asked.
 
@@ -213,7 +129,11 @@ class TrackPrompts:
         return FramePrompts(self.points, self.boxes, self.mask)
 
     def as_plain(self) -> dict[str, Any]:
-        """As JSON gives it back."""
+        """As JSON gives it back, with a checksum of what is in the files.
+
+        Raises:
+          ValueError: if a file cannot be read, naming it.
+        """
         return {
             "points": [list(point) for point in self.points],
             "boxes": [list(box) for box in self.boxes],
@@ -222,6 +142,7 @@ class TrackPrompts:
             "exemplar": [[str(image), str(mask)] for image, mask in self.exemplar],
             "detections": str(self.detections) if self.detections else None,
             "score_threshold": self.score_threshold,
+            "contents": {str(path): _checksum(path) for path in self.files()},
         }
 
     def files(self) -> list[Path]:
@@ -298,6 +219,14 @@ class TrackPrompts:
 
     def _give_exemplars(self, predictor: SAM2VideoPredictor, state: InferenceState) -> None:
         predictor.add_exemplars(state, make_exemplars(predictor, read_examples(self.exemplar)))
+
+
+def _checksum(path: Path) -> str:
+    """Of a file, or of the masks in a folder."""
+    checksum = 0
+    for each in files_in(path, (".png",)) if path.is_dir() else [path]:
+        checksum = zlib.crc32(read_bytes(each), zlib.crc32(each.name.encode(), checksum))
+    return f"{checksum:08x}"
 
 
 def masks_by_frame(folder: Path, names: list[str]) -> dict[int, Path]:

@@ -12,7 +12,8 @@ from ..data.volumes import open_volume, save_numbers, volume_stem
 from ..video.predictor import SAM2VideoPredictor
 from .outputs import check_outputs, result_tags, source_of
 from .track import HISTORY, number_pixels
-from .track_prompts import FramePrompts, both_ways, follow
+from .track_legs import both_ways, follow
+from .track_prompts import FramePrompts
 
 __all__ = ["volume"]
 

@@ -131,9 +131,16 @@ def test_what_is_done_and_other_settings(clip, checkpoint, whole, tmp_path, caps
     ):
         with pytest.raises(ValueError, match=f"holds results of other settings: {message}"):
             run(clip, checkpoint, tmp_path, "--resume", *more)
+    mask = tmp_path.with_name("mask.png")
+    Image.fromarray(disk(0, HEIGHT, WIDTH)).save(mask)
     with pytest.raises(ValueError, match=r"boxes was \[\[5.0, .* and is \[\]; mask was None and is '.*'; frame was 3"):
-        run(clip, checkpoint, tmp_path, "--resume", prompts=("--mask", "x.png", "--memory", "tree"))
+        run(clip, checkpoint, tmp_path, "--resume", prompts=("--mask", mask, "--memory", "tree"))
     assert files_in(tmp_path) == whole
+    # The content of a file of prompts is a setting too.
+    run(clip, checkpoint, tmp_path, "--no-overlay", prompts=("--mask", mask))
+    Image.fromarray(disk(1, HEIGHT, WIDTH)).save(mask)
+    with pytest.raises(ValueError, match=r"other settings: contents\..*mask\.png was '\w{8}' and is '\w{8}'"):
+        run(clip, checkpoint, tmp_path, "--no-overlay", "--resume", prompts=("--mask", mask))
 
 
 def test_a_state_that_is_not_ours_is_not_replaced(clip, checkpoint, tmp_path):
