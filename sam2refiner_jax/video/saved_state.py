@@ -1,5 +1,6 @@
 """A video predictor's state in a file, so that tracking goes on with the same bits in another process."""
 
+import functools
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -125,10 +126,15 @@ class SavesStates:
                 )
             return state
 
+    @functools.cached_property
+    def _model_facts(self) -> dict[str, Any]:
+        """Found once, as it reads all weights."""
+        return model_facts(self.model, self.memory_dtype)
+
     def _made_with(self) -> dict[str, Any]:
         """What results depend on, as plain values."""
         return {
-            **model_facts(self.model, self.memory_dtype),
+            **self._model_facts,
             "memory": repr(self.memory),
             **{name: getattr(self, name) for name in OPTIONS},
         }
