@@ -101,21 +101,24 @@ def track(
     frame: int = 0,
     overlay: bool = True,
     show_scores: bool = False,
+    batch: int = 1,
     fill_hole_area: int = 0,
     memory: str = "official",
     image_size: int | None = None,
     dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> None:
-    """Track objects through a video from clicks, boxes or a mask on one frame.
+    """Track objects through a video, or every video in a folder, from clicks, boxes or a mask on one frame.
 
     It writes the masks as OUTPUT/NAME/00000.png and so on, in DAVIS layout: palette pictures of the video's size whose
     value is the object's number, 0 where there is none; 16-bit ones if a number is beyond 255. OUTPUT/NAME.mp4 shows
     them on the video. OUTPUT/NAME/scores.csv has for each frame and object the probability that the object is there and
     the predicted IoU of its mask, before a refiner made it finer; blank where the mask was given. What was written
-    stays if a later frame cannot be read.
+    stays if a later frame cannot be read. Of several videos those that cannot be read are named, and the others are
+    tracked.
 
     Args:
-      video: A video file, or a folder of JPEGs (or PNGs, WebPs, TIFFs) named by frame number.
+      video: A video file, or a folder of JPEGs (or PNGs, WebPs, TIFFs) named by frame number; or a folder of videos,
+        each a file or a folder of frames.
       checkpoint: A checkpoint directory, an official .pt or .safetensors, or a Hugging Face id.
       refiner: A refiner's checkpoint directory, for finer masks.
       output: The folder for the results. Those of an earlier run on the same video are replaced as a whole, and nothing
@@ -123,10 +126,14 @@ def track(
       points: Clicks on one object, each X Y LABEL: pixels, then 1 on the object or 0 off it.
       boxes: Boxes, each X0 Y0 X1 Y1 in pixels; every box is an object of its own, numbered from 1.
       mask: A picture of the frame's size: every number in a palette or gray picture, or every colour but black, is an
-        object; white on black is one.
-      frame: The frame that the prompts are for; from a later one than the first, tracking runs in both directions.
+        object; white on black is one. For a folder of videos, a folder that holds for each video NAME.png, or NAME/
+        with such pictures named as the frames that they are for.
+      frame: The frame that the prompts are for, unless their names say it; from a later one than the first, tracking
+        runs in both directions.
       overlay: Write the video that shows the masks.
       show_scores: Write the two scores beside each object in that video.
+      batch: How many videos of a folder advance together, over all devices; on GPUs and TPUs several are quicker than
+        one by one.
       fill_hole_area: Fill holes of at most this area, in pixels of the low-resolution mask.
       memory: What is remembered of tracked frames: official, quality, motion, tree, or a policy of your own.
       image_size: Side of the square that frames are squeezed to, a multiple of 32; the checkpoint's own unless given.
@@ -135,12 +142,21 @@ def track(
     prompts = FramePrompts(points, boxes, mask)
     if show_scores and not overlay:
         raise ValueError("show_scores needs the overlay, which shows them")
+    from .track_folder import find_videos, track_folder, video_jobs  # which stands on this module
+
+    jobs = video_jobs(find_videos(video), prompts, frame, output, overlay=overlay)
+    if batch < 1 or (batch > 1 and not jobs):
+        raise ValueError(f"batch must be at least 1, and 1 for a single video, got {batch}")
     folder = output / (video.resolve().name if video.is_dir() else video.resolve().stem)
     shown = folder.with_name(folder.name + ".mp4")
-    _check_place(folder, shown if overlay else None, video, [mask] if mask else [])
+    if not jobs:
+        _check_place(folder, shown if overlay else None, video, [mask] if mask else [])
     policy = memory_policy(memory)
     model = load_model(checkpoint, refiner=refiner, image_size=image_size, dtype=dtype)
     predictor = SAM2VideoPredictor(model, fill_hole_area=fill_hole_area, memory=policy)
+    if jobs:
+        track_folder(predictor, jobs, batch, show_scores=show_scores)
+        return
     state = predictor.init_state(video, history=HISTORY)
     prompts.give(predictor, state, frame)
 
@@ -154,7 +170,7 @@ def track(
             masks[index], scores[index] = path, of_objects
     finally:  # Also where a frame cannot be read: the table and the overlay have what there is.
         if masks:
-            save_scores(_score_rows(masks, scores), folder / SCORES_FILE, source_of(video))
+            save_scores(score_rows(masks, scores), folder / SCORES_FILE, source_of(video))
         if overlay and masks:
             write_overlay_video(state.frames, masks, shown, source_of(video), scores if show_scores else None)
     print(f"masks: {folder}" + (f", overlay: {shown}" if overlay else ""))
@@ -162,9 +178,15 @@ def track(
 
 def _check_place(folder: Path, shown: Path | None, video: Path, inputs: list[Path]) -> None:
     """Raises a ValueError if anything but earlier results of the video is where its results go."""
-    there = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")] if folder.is_dir() else []
-    outputs = [*there, *([shown] if shown else []), *([folder] if folder.exists() and not folder.is_dir() else [])]
+    outputs = [*results_there(folder), *([shown] if shown else [])]
     check_outputs([(path, source_of(video)) for path in outputs], [video, *inputs])
+
+
+def results_there(folder: Path) -> list[Path]:
+    """What a folder for results holds that new ones might replace; the path itself if it is no folder."""
+    if folder.is_dir():
+        return [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    return [folder] if folder.exists() else []
 
 
 def propagate_both_ways(
@@ -199,7 +221,7 @@ def scores_by_number(numbers: list[int], scores: FrameScores) -> Scores:
     return dict(zip(numbers, zip(found.tolist(), scores.predicted_iou.tolist(), strict=True), strict=True))
 
 
-def _score_rows(masks: dict[int, Path], scores: dict[int, Scores]) -> Iterator[list[object]]:
+def score_rows(masks: dict[int, Path], scores: dict[int, Scores]) -> Iterator[list[object]]:
     """The frame's name, the object and its scores, blank where there is none, in the order of frames."""
     for index in sorted(scores):
         for number, values in scores[index].items():

@@ -341,7 +341,7 @@ class SAM2VideoPredictor(FromPretrained):
           ValueError: on a start that is not there, or a frame that cannot be read, naming it.
         """
         state = inference_state
-        way = self._propagation(state, start_frame_idx, max_frame_num_to_track, reverse)
+        way = Propagation.begin(self, state, start_frame_idx, max_frame_num_to_track, reverse)
         rows = bucket(len(way.objects))
         bank: MemoryBank
         origins = jax.device_put(self._origins(way.objects, rows, reverse))
@@ -422,7 +422,7 @@ class SAM2VideoPredictor(FromPretrained):
         clips = ClipBatch(self, mesh, most=batch_size(batch, mesh))
 
         def begin(state: InferenceState) -> Propagation:
-            return self._propagation(state, start_frame_idx, max_frame_num_to_track, reverse)
+            return Propagation.begin(self, state, start_frame_idx, max_frame_num_to_track, reverse)
 
         together = propagate_states(inference_states, begin, clips)
         return ((state, *(shown if return_scores else shown[:3])) for state, shown in together)
@@ -538,11 +538,6 @@ class SAM2VideoPredictor(FromPretrained):
         """Forgets all objects, prompts and results; the video stays open."""
         inference_state.objects.clear()
         inference_state.last_frame, inference_state.file = None, ArrayFile()
-
-    def _propagation(self, state: InferenceState, start: int | None, count: int | None, reverse: bool) -> Propagation:
-        """A clip's way, its prompts remembered; see `propagate_in_video` for what is given and raised."""
-        self.propagate_in_video_preflight(state)
-        return Propagation(self, state, state.processing_order(start, count, reverse), reverse)
 
     def _checked_history(self, history: int | None) -> int | None:
         least = self.model.config.max_obj_ptrs_in_encoder

@@ -53,6 +53,14 @@ class Propagation:
         self.is_stale = True
         self.looks_back = predictor.clear_non_cond_mem_around_input or not predictor.memory.follows_frames
 
+    @classmethod
+    def begin(
+        cls, predictor: "SAM2VideoPredictor", state: InferenceState, start: int | None, count: int | None, reverse: bool
+    ) -> "Propagation":
+        """A clip's way after its prompts; see `propagate_in_video` for what is given and raised."""
+        predictor.propagate_in_video_preflight(state)
+        return cls(predictor, state, state.processing_order(start, count, reverse), reverse)
+
     def active(self, frame_idx: int, rows: int | None = None) -> Bool[np.ndarray, " rows"]:
         """True for objects that have to be looked for on the frame, which those with prompts on it have not.
 
