@@ -110,9 +110,7 @@ def _mask_of(masks: Path, name: str) -> Path:
     if not masks.is_dir():
         raise ValueError(f"mask must be a folder with a mask for each video, got {masks}")
     if not picture.exists() and not folder.is_dir():
-        raise ValueError(
-            f"{masks} must hold a mask for each video; there is neither {picture.name} nor a folder {name}"
-        )
+        raise ValueError(f"{masks} must hold a mask for each video; it has neither {picture.name} nor a folder {name}")
     return picture if picture.exists() else folder
 
 

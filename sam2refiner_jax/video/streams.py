@@ -167,7 +167,10 @@ class LiveStreams:
             # A stream that waits is to be looked for on the frame after its last.
             ways = [(stream.way, stream.frames.indices().stop) for stream in self._streams.values()]
             self._batch.seat({way: stop - (way in tracked) for way, stop in ways if way is not None})
-            found = dict(self._batch.finish(self._batch.start(tracked)))
+            under_way = self._batch.start(tracked)
+            for stream in given.values():
+                stream.state.store_old()  # while the devices compute
+            found = dict(self._batch.finish(under_way))
         shown = {
             name: found[stream.way] if stream.way in found else self._without_objects(stream, coming[name][0])
             for name, stream in given.items()

@@ -1,5 +1,6 @@
 """Stored clips side by side: as many at a time as there are places, the next one where one ends."""
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -130,9 +131,9 @@ def propagate_states(
         raise ValueError(f"clips could not be tracked to their ends: {said}") from next(iter(failures.values()))
 
 
-def _length(clip: Propagation) -> float:
-    """The number of frames to go through; infinite of a stream."""
-    return len(clip.order) if isinstance(clip.order, Sequence) else float("inf")
+def _length(clip: Propagation) -> int:
+    """The number of frames to go through; of a stream, more than any."""
+    return len(clip.order) if isinstance(clip.order, Sequence) else sys.maxsize
 
 
 def _next_frame(clip: Propagation) -> Frame | Exception | None:
