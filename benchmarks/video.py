@@ -352,7 +352,9 @@ def together(
         return list(found.values())
 
     programs = track_frame, clip_batch._encode_frames, clip_batch._track_on_devices, clip_batch._encode_on_devices
-    times, results, compiled = [], [], []
+    times, results, compiled, steps = [], [], [], []
+    start_step = clip_batch.ClipBatch.start
+    clip_batch.ClipBatch.start = lambda *arguments: steps.append(1) or start_step(*arguments)
     for turn in range(rounds + 2):  # the second compiles again what the first of the other forgot
         times.append([])
         for run in (one_by_one, as_one_batch):
@@ -372,6 +374,7 @@ def together(
         frames=sum(lengths),
         batch=batch,
         devices=devices,
+        steps=len(steps) // (rounds + 2),
         equal_pixels=float((alone == batched).mean()),
         equal_clips=sum(all(map(np.array_equal, a, b)) for a, b in zip(*results, strict=True)),
         mask_share=round(float(alone.mean()), 4),

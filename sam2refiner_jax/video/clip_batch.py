@@ -37,9 +37,17 @@ _encode_frames = jax.jit(encode_frames)
 
 
 def ambient_mesh() -> Mesh | None:
-    """The mesh that `jax.set_mesh` sets around the caller, if it has several devices."""
+    """The mesh that `jax.set_mesh` sets around the caller, if it has several devices.
+
+    Raises:
+      ValueError: if some are another process's.
+    """
     mesh = jax.sharding.get_mesh()
-    return mesh if isinstance(mesh, Mesh) and mesh.size > 1 else None
+    if not isinstance(mesh, Mesh) or mesh.size <= 1:
+        return None
+    if mesh.is_multi_process:
+        raise ValueError("the mesh must be of this process's devices; each process can track clips of its own")
+    return mesh
 
 
 class Seat(NamedTuple):

@@ -22,8 +22,9 @@ ON_EIGHT_DEVICES = """
 import sys
 import jax
 sys.path[:0] = [{reference!r}, {here!r}]
-from test_together import assert_same, one_by_one, opened, together
+from test_together import BOX, assert_same, one_by_one, opened, together
 from small import small_model
+from videos import moving_frames
 from sam2refiner_jax import SAM2VideoPredictor
 from sam2refiner_jax.video import clip_batch
 
@@ -36,16 +37,15 @@ with jax.set_mesh(jax.make_mesh((2, 4), ("data", "model"))):
     except ValueError as error:
         assert "multiple of the 8 devices" in str(error), error
     assert_same(together(predictor, opened(predictor)), expected)
-    print("compiled", clip_batch._track_on_devices._cache_size())
-    streams = predictor.open_streams(streams=8, objects=8)
-    clip = opened(predictor)[1]
-    first = predictor.init_state(iter([clip.frames._photos[0]]))
+    assert clip_batch._track_on_devices._cache_size() > 0
+    streams, frames = predictor.open_streams(streams=8, objects=8), moving_frames(4, 80, 100)
     for name in "ab":
-        state = streams.add(name, clip.frames._photos[0])
-        predictor.add_new_points_or_box(state, 0, 0, box=[15, 20, 60, 70])
-    seen = [streams.step({{name: clip.frames._photos[i] for name in "ab"}}) for i in range(1, 4)]
-    for step in seen:
-        assert (step["a"][2] == step["b"][2]).all()
+        predictor.add_new_points_or_box(streams.add(name, frames[0]), 0, 1, box=BOX)
+    steps = [streams.step({{name: frame for name in "ab"}}, return_scores=True) for frame in frames[1:]]
+alone = predictor.init_state(iter(frames))
+predictor.add_new_points_or_box(alone, 0, 1, box=BOX)
+shown = one_by_one(predictor, [alone])[0][1:]
+assert_same([[step[name] for step in steps] for name in "ab"], [shown, shown])
 print("equal")
 """
 
