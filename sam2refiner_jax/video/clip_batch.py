@@ -109,6 +109,7 @@ class ClipBatch:
         if mesh is not None:
             self._model = jax.device_put(predictor.model, NamedSharding(mesh, EVERYWHERE))
         self._seats: dict[Propagation, Seat] = {}
+        self._slots: dict[Propagation, int] = {}  # that each needs
         self._shape = Shape(0, 0, 0)
         self._bank: MemoryBank | None = None
         self._where = _nowhere(0)
@@ -124,8 +125,13 @@ class ClipBatch:
           clips: with the frame that each is to be looked for on next.
         """
         known = {clip: seat for clip, seat in self._seats.items() if clip in clips and not clip.is_stale}
+        if self._bank is None:  # at first, and where a step has failed
+            known = {}
+        news = {clip: clip.bank(frame_idx) for clip, frame_idx in clips.items() if clip not in known}
+        slots = {clip: bank.prompted.frames.shape[1] for clip, bank in news.items()}
+        self._slots = {clip: self._slots[clip] for clip in known} | slots
         layout, shape = self._layout(clips)
-        if known.keys() == clips.keys() and shape == self._shape:
+        if not news and shape == self._shape:
             self._seats = known
             return
         predictor, paths = self._predictor, self._predictor.memory.paths
@@ -138,7 +144,7 @@ class ClipBatch:
         )
         before = jax.device_get(self._bank)
         for clip, seat in layout.items():
-            source, row = (before, known[clip].row) if clip in known else (clip.bank(clips[clip]), 0)
+            source, row = (before, known[clip].row) if clip in known else (news[clip], 0)
             _copy_rows(source, row * paths, bank, seat.row * paths, len(clip.objects) * paths)
         self._seats, self._shape = layout, shape
         self._bank = self._on_devices(bank)
@@ -197,8 +203,7 @@ class ClipBatch:
             chosen[clip] = device, int(taken[device]), int(used[device])
             taken[device] += 1
             used[device] += len(clip.objects)
-        prompted = max((len(history.prompted) for clip in clips for history in clip.objects), default=1)
-        rows, slots = max(bucket(int(used.max())), self._least.rows), bucket(prompted)
+        rows, slots = max(bucket(int(used.max())), self._least.rows), max(self._slots.values())
         if places == self._shape.places:
             rows, slots = _unless_much_less(rows, self._shape.rows), _unless_much_less(slots, self._shape.slots)
         seats = {

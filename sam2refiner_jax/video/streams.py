@@ -151,7 +151,7 @@ class LiveStreams:
         Raises:
           RuntimeError: if an object has no prompts.
           TypeError, ValueError: if there is no such stream, or a frame is no picture or of another size than the
-            stream's first. As with other errors, no stream has advanced then.
+            stream's first. With any of these errors no stream has advanced.
         """
         given = {name: self._named(name) for name in frames}
         squeezing = {

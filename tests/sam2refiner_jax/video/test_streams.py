@@ -140,6 +140,31 @@ def test_nothing_grows(predictor, clips):
     assert seen[20] == seen[60]
 
 
+def test_a_step_that_failed_is_followed_by_others(predictor, clips, monkeypatch):
+    """The device's memories are lost with it, and put together of the results again."""
+
+    def fail(*_):
+        raise RuntimeError("out of memory")
+
+    found = []
+    for fails in (False, True):
+        streams = predictor.open_streams()
+        predictor.add_new_points_or_box(streams.add("door", clips["door"][0]), 0, 1, box=BOX)
+        for i, frame in enumerate(clips["door"][1:4], start=1):
+            if i == 2 and fails:
+                monkeypatch.setattr(clip_batch, "track_frame", fail)
+                with pytest.raises(RuntimeError, match="out of memory"):
+                    streams.step({"door": frame})
+                monkeypatch.undo()
+            elif i != 2:
+                shown = streams.step({"door": frame})["door"]
+            else:
+                streams["door"].frames.push(streams["door"].frames.squeezed(frame))
+        found.append(shown)
+    assert found[1][0] == 3
+    assert ((found[0][2] > 0) == (found[1][2] > 0)).mean() >= 0.9999
+
+
 def test_what_is_wrong_is_named_and_advances_nothing(predictor, clips):
     streams, frames = predictor.open_streams(), clips["door"]
     state = streams.add("door", frames[0])
