@@ -177,8 +177,9 @@ class SAM2VideoPredictor(FromPretrained):
           history: see `init_state`.
 
         Raises:
-          ValueError: naming the first video that cannot be opened.
+          ValueError: if `history` is too small; naming the first video that cannot be opened.
         """
+        self._checked_history(history)
         states = []
         for i, video_path in enumerate(video_paths):
             try:

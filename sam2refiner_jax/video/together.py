@@ -3,16 +3,12 @@
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from jax.sharding import Mesh
 
 from .clip_batch import ClipBatch, Frame, Step
 from .propagation import Propagation, Shown
 from .state import InferenceState
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["advance_together", "batch_size", "propagate_states"]
 
