@@ -5,10 +5,13 @@
     python benchmarks/video.py policies --rounds 5        seconds a frame of each memory policy beside SAM 2's, in turns
     python benchmarks/video.py live --frames 5000         step time and memory over a long iterator
     python benchmarks/video.py past --frames 1000         step time and memory over a stored clip with a refiner
+    python benchmarks/video.py together --batch 4         clips of many lengths as one batch beside one by one
+    python benchmarks/video.py streams --streams 4        live streams stepped together beside one by one
 
 Weights are random, which makes no difference to speed. `beside` needs the official package.
 """
 
+import contextlib
 import dataclasses
 import gc
 import json
@@ -23,7 +26,8 @@ import numpy as np
 from PIL import Image
 from tyro.extras import SubcommandApp
 
-from sam2refiner_jax import SAM2VideoPredictor, build_model
+from sam2refiner_jax import SAM2VideoPredictor, build_model, load_model
+from sam2refiner_jax.video import clip_batch
 from sam2refiner_jax.video.memory_bank import MemoryBank, ObjectFrames
 from sam2refiner_jax.video.policies import MEMORY_POLICIES, MemoryPolicy, memory_policy
 from sam2refiner_jax.video.tracking import encode_frames, track_frame
@@ -216,19 +220,29 @@ def full_bank(config, rows: int, policy: MemoryPolicy | None = None) -> MemoryBa
 
 
 @app.command
-def live(name: str = "sam2.1_hiera_t", image_size: int = 1024, frames: int = 5000, every: int = 500) -> None:
+def live(
+    name: str = "sam2.1_hiera_t",
+    refiner: str | None = None,
+    image_size: int = 1024,
+    frames: int = 5000,
+    objects: int = 1,
+    every: int = 500,
+) -> None:
     """Step time and memory over a long iterator of frames.
 
     Args:
       name: The model.
+      refiner: The kind of its refiner, if it is to have one.
       image_size: Side of the input in pixels.
       frames: How many.
+      objects: Objects to track.
       every: Frames between two reports.
     """
     stored = frames_of(None, 8)
-    predictor = SAM2VideoPredictor(build_model(name, image_size=image_size))
+    predictor = SAM2VideoPredictor(build_model(name, refiner=refiner, image_size=image_size))
     state = predictor.init_state(stored[i % len(stored)] for i in range(frames))
-    predictor.add_new_points_or_box(state, 0, 1, box=np.float32([50, 60, 300, 400]))
+    for i in range(1, objects + 1):
+        predictor.add_new_points_or_box(state, 0, i, box=np.float32([50 + 20 * i, 60, 300 + 20 * i, 400]))
     times = []
     for i, seconds in enumerate(seconds_between(predictor.propagate_in_video(state))):
         times.append(seconds)
@@ -283,6 +297,150 @@ def past(
                 host_mb=resident_mb(),
                 file_mb=round(state.file.size / 2**20, 1),
             )
+
+
+@app.command
+def together(
+    checkpoint: str = "nano",
+    clips: Path | None = None,
+    image_size: int = 128,
+    lengths: tuple[int, ...] = (10, 20, 30, 45, 60, 80, 100, 130, 160, 200),
+    objects: tuple[int, ...] = (1, 2, 1, 3),
+    batch: int = 4,
+    devices: int = 1,
+    refine: bool = False,
+    rounds: int = 3,
+) -> None:
+    """Clips of many lengths and objects as one batch, and one by one, in turns: seconds, masks, compilations.
+
+    Compilations are those of the first run of each; the runs that are timed have none.
+
+    Args:
+      checkpoint: The model, as `load_model` takes it.
+      clips: A folder of folders of JPEGs, whose frames go forwards and backwards where a clip is longer; noise, which
+        moves, without one.
+      image_size: Side of the input in pixels.
+      lengths: Frames of each clip.
+      objects: Objects of the clips, in turns.
+      batch: Clips at a time.
+      devices: How many of the devices share the batch.
+      refine: With the model's refiner.
+      rounds: Runs of each, of which the median counts.
+    """
+    predictor = SAM2VideoPredictor(load_model(checkpoint, image_size=image_size), refine=refine)
+    sources = [clip_of(clips, i, length) for i, length in enumerate(lengths)]
+    mesh = jax.make_mesh((devices,), ("clips",)) if devices > 1 else None
+
+    def opened():
+        states = predictor.init_states(sources, history=16)
+        for i, state in enumerate(states):
+            height, width = state.video_height, state.video_width
+            for number in range(objects[i % len(objects)]):
+                box = np.float32([0.2 + 0.1 * number, 0.2, 0.6 + 0.1 * number, 0.8]) * [width, height, width, height]
+                predictor.add_new_points_or_box(state, 0, number, box=box)
+            predictor.propagate_in_video_preflight(state)
+        return states
+
+    def one_by_one(states):
+        return [[masks > 0 for *_, masks in predictor.propagate_in_video(state)] for state in states]
+
+    def as_one_batch(states):
+        found = {id(state): [] for state in states}
+        with jax.set_mesh(mesh) if mesh else contextlib.nullcontext():
+            for state, *_, masks in predictor.propagate_together(states, batch=batch):
+                found[id(state)].append(masks > 0)
+        return list(found.values())
+
+    programs = track_frame, clip_batch._encode_frames, clip_batch._track_on_devices, clip_batch._encode_on_devices
+    times, results, compiled, steps = [], [], [], []
+    start_step = clip_batch.ClipBatch.start
+    clip_batch.ClipBatch.start = lambda *arguments: steps.append(1) or start_step(*arguments)
+    for turn in range(rounds + 2):  # the second compiles again what the first of the other forgot
+        times.append([])
+        for run in (one_by_one, as_one_batch):
+            states = opened()
+            if turn == 0:  # each compiles what it needs
+                jax.clear_caches()
+            start = time.perf_counter()
+            found = run(states)
+            times[-1].append(time.perf_counter() - start)
+            if turn == 0:
+                results.append(found)
+                compiled.append(sum(program._cache_size() for program in programs))
+    alone, batched = (np.concatenate([np.ravel(masks) for clip in found for masks in clip]) for found in results)
+    first, median = times[0], np.median(times[2:], axis=0)
+    report(
+        clips=len(lengths),
+        frames=sum(lengths),
+        batch=batch,
+        devices=devices,
+        steps=len(steps) // (rounds + 2),
+        equal_pixels=float((alone == batched).mean()),
+        equal_clips=sum(all(map(np.array_equal, a, b)) for a, b in zip(*results, strict=True)),
+        mask_share=round(float(alone.mean()), 4),
+        seconds_one_by_one=round(float(median[0]), 2),
+        seconds_together=round(float(median[1]), 2),
+        ratio=round(float(median[1] / median[0]), 3),
+        ratios=[round(b / a, 3) for a, b in times[2:]],
+        ratio_with_compiling=round(first[1] / first[0], 3),
+        compiled_one_by_one=compiled[0],
+        compiled_together=compiled[1],
+    )
+
+
+def clip_of(clips: Path | None, number: int, length: int) -> list[np.ndarray]:
+    """A clip of so many frames, of a folder of the folder's or of noise that moves."""
+    if clips is None:
+        noise = np.random.default_rng(number).integers(0, 255, (240, 427, 3), np.uint8)
+        return [np.roll(noise, (i, 2 * i), axis=(0, 1)) for i in range(length)]
+    folders = sorted(path for path in clips.iterdir() if path.is_dir())
+    stored = frames_of(folders[number % len(folders)], length)
+    there_and_back = [*range(len(stored)), *range(len(stored) - 2, 0, -1)] or [0]
+    return [stored[there_and_back[i % len(there_and_back)]] for i in range(length)]
+
+
+@app.command
+def streams(
+    checkpoint: str = "nano", image_size: int = 128, streams: int = 4, objects: int = 1, frames: int = 100
+) -> None:
+    """Seconds a frame of live streams that are stepped together, and of the same streams one after the other.
+
+    Args:
+      checkpoint: The model, as `load_model` takes it.
+      image_size: Side of the input in pixels.
+      streams: How many.
+      objects: Objects of each.
+      frames: How many steps are timed.
+    """
+    predictor = SAM2VideoPredictor(load_model(checkpoint, image_size=image_size))
+    sources = {i: clip_of(None, i, 16) for i in range(streams)}
+
+    def opened(names):
+        found = predictor.open_streams(streams=len(names), objects=objects * len(names))
+        for name in names:
+            state = found.add(name, sources[name][0])
+            for number in range(objects):
+                predictor.add_new_points_or_box(state, 0, number, box=np.float32([50, 60, 300, 200]) + 10 * number)
+        return found
+
+    alone, all_of_them = [opened([name]) for name in sources], opened(sources)
+    times = []
+    for turn in range(frames + 1):
+        index = 1 + turn % 15
+        start = time.perf_counter()
+        for each in alone:
+            each.step({name: sources[name][index] for name in each})
+        middle = time.perf_counter()
+        all_of_them.step({name: sources[name][index] for name in sources})
+        times.append((middle - start, time.perf_counter() - middle))
+    one_by_one, as_one = np.median(times[1:], axis=0)
+    report(
+        streams=streams,
+        objects=objects,
+        step_one_by_one=round(float(one_by_one), 4),
+        step_together=round(float(as_one), 4),
+        ratio=round(float(as_one / one_by_one), 3),
+    )
 
 
 def resident_mb() -> float:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from ..checkpoints import weights_checksum
-from ..commands.track import HISTORY
+from ..commands.track_run import HISTORY
 from ..image.boxes import box_around
 from ..video.frames import FrameFolder
 from ..video.predictor import SAM2VideoPredictor

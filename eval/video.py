@@ -10,7 +10,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..atomic import new_file
-from ..commands.track import number_pixels
+from ..commands.track_results import number_pixels
 from ..data.clips import VOID, Clip, VideoObject
 from ..data.files import file_named
 from ..data.masks import numbers_picture, read_numbers

@@ -11,9 +11,10 @@ from ..checkpoints import DEFAULT_CHECKPOINT, load_model
 from ..data.volumes import open_volume, save_numbers, volume_stem
 from ..video.predictor import SAM2VideoPredictor
 from .outputs import check_outputs, result_tags, source_of
-from .track import HISTORY, number_pixels
 from .track_legs import both_ways, follow
 from .track_prompts import FramePrompts
+from .track_results import number_pixels
+from .track_run import HISTORY
 
 __all__ = ["volume"]
 

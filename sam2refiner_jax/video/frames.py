@@ -19,7 +19,16 @@ from ..data.files import files_in
 from ..image.preprocess import Photo, as_rgb, read_photo
 from .reader import VideoReader
 
-__all__ = ["FrameFolder", "FrameList", "FrameStream", "Frames", "VideoFile", "frame_paths", "open_frames"]
+__all__ = [
+    "FrameFolder",
+    "FrameList",
+    "FrameStream",
+    "Frames",
+    "LiveFrames",
+    "VideoFile",
+    "frame_paths",
+    "open_frames",
+]
 
 T = TypeVar("T")
 
@@ -302,7 +311,57 @@ class VideoFile(Frames):
             self._decode_to(index)
 
 
-class FrameStream(Frames):
+class LiveFrames(Frames):
+    """Frames that are given one by one; the last ones are kept, and no more.
+
+    Args:
+      size: side of the model's input.
+      kept: how many of the last frames can still be read.
+    """
+
+    def __init__(self, size: int, *, kept: int):
+        self.size = size
+        self._kept = kept
+        self._frames: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._arrived = 0
+
+    def __len__(self) -> int:
+        raise TypeError("the number of frames of a live stream is not known")
+
+    def indices(self) -> range:
+        """The frames that are still kept."""
+        return range(self._arrived - len(self._frames), self._arrived)
+
+    def __getitem__(self, index: int) -> UInt8[np.ndarray, "s s 3"]:
+        return self._frames[index]
+
+    def ahead(self, order: Iterable[int]) -> Iterator[tuple[int, UInt8[np.ndarray, "s s 3"]]]:
+        """The frames of `order`, up to the last that has arrived."""
+        for index in order:
+            if index >= self._arrived:
+                return
+            yield index, self._frames[index]
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("the frames of a live stream cannot be copied")
+
+    def squeezed(self, photo: Photo) -> UInt8[np.ndarray, "s s 3"]:
+        """The next frame at the model's input size; raises a ValueError if it is not as large as the first."""
+        image = _as_bytes(photo, f"frame {self._arrived}")
+        if self._arrived == 0:
+            self.width, self.height = image.size
+        return self._squeeze(image, f"frame {self._arrived}")
+
+    def push(self, image: UInt8[np.ndarray, "s s 3"]) -> int:
+        """Takes the next frame, as `squeezed` gives it; returns its index."""
+        self._frames[self._arrived] = image
+        self._arrived += 1
+        if len(self._frames) > self._kept:
+            self._frames.popitem(last=False)
+        return self._arrived - 1
+
+
+class FrameStream(LiveFrames):
     """Frames that an iterator gives as they arrive; the last ones are kept, and no more.
 
     Args:
@@ -312,24 +371,14 @@ class FrameStream(Frames):
     """
 
     def __init__(self, photos: Iterator[Photo], size: int, *, kept: int):
-        self.size = size
+        super().__init__(size, kept=kept)
         self._photos = photos
-        self._kept = kept
-        self._frames: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._arrived = 0
         self._next = Ahead(self._read)
         if not self._advance():
             raise ValueError("video_path must give at least one frame, got an iterator that gives none")
 
     def __len__(self) -> int:
         raise TypeError("the number of frames of an iterator is not known")
-
-    def indices(self) -> range:
-        """The frames that are still kept."""
-        return range(self._arrived - len(self._frames), self._arrived)
-
-    def __getitem__(self, index: int) -> UInt8[np.ndarray, "s s 3"]:
-        return self._frames[index]
 
     def ahead(self, order: Iterable[int]) -> Iterator[tuple[int, UInt8[np.ndarray, "s s 3"]]]:
         """The frames of `order`, waiting for those to come; ends with the iterator."""
@@ -343,26 +392,17 @@ class FrameStream(Frames):
         raise TypeError("the frames of an iterator cannot be copied")
 
     def _read(self) -> np.ndarray | None:
-        index = self._arrived
         try:
             photo = next(self._photos, None)
         except Exception as error:
-            raise RuntimeError(f"the iterator of frames failed at frame {index}: {error!r}") from error
-        if photo is None:
-            return None
-        image = _as_bytes(photo, f"frame {index}")
-        if index == 0:
-            self.width, self.height = image.size
-        return self._squeeze(image, f"frame {index}")
+            raise RuntimeError(f"the iterator of frames failed at frame {self._arrived}: {error!r}") from error
+        return None if photo is None else self.squeezed(photo)
 
     def _advance(self) -> bool:
         frame = self._next.result()  # asked again after the end or a failure, it says the same again
         if frame is None:
             return False
-        self._frames[self._arrived] = frame
-        self._arrived += 1
-        if len(self._frames) > self._kept:
-            self._frames.popitem(last=False)
+        self.push(frame)
         self._next = Ahead(self._read)
         return True
 

@@ -21,23 +21,19 @@ from ..nn.resize import antialiased_matrix
 from ..pretrained import FromPretrained
 from ..sam2 import SAM2
 from .array_file import ArrayFile
+from .clip_batch import ClipBatch, ambient_mesh
 from .exemplars import Exemplar
 from .frames import FrameStream, open_frames
 from .memory_bank import MemoryBank, ObjectFrames
 from .policies import MemoryPolicy, memory_policy
+from .propagation import Propagation
 from .saved_state import SavesStates
+from .slots import UNKNOWN_LENGTH
 from .snapshots import Snapshot, take_snapshots
-from .state import (
-    FrameRecord,
-    FrameScores,
-    GoingOn,
-    InferenceState,
-    ObjectHistory,
-    ObjectOnFrame,
-    assemble_bank,
-    scores_of,
-)
+from .state import FrameScores, GoingOn, InferenceState, ObjectHistory, ObjectOnFrame, assemble_bank
+from .streams import LiveStreams
 from .takes_exemplars import TakesExemplars
+from .together import batch_size, propagate_states
 from .tracking import (
     NO_OBJECT_SCORE,
     Segmentation,
@@ -57,10 +53,9 @@ __all__ = ["SAM2VideoPredictor"]
 SUPPRESSED_LOGIT = -10.0
 # Refined logits beyond it, which half precision could not hold, are certain anyway.
 HALF_PRECISION_LIMIT = 6e4
-# The length of a clip whose end is not known yet: any that is too long to matter.
-UNKNOWN_LENGTH = 2**29
 
 Masks = Float[np.ndarray, "objects 1 h w"]
+Video = str | os.PathLike[str] | bytes | Sequence[Photo] | np.ndarray | Iterable[Photo]
 
 _encode_frames = jax.jit(encode_frames)
 _segment_prompted = jax.jit(segment_prompted)
@@ -143,7 +138,7 @@ class SAM2VideoPredictor(TakesExemplars, SavesStates, FromPretrained):
 
     def init_state(
         self,
-        video_path: str | os.PathLike[str] | bytes | Sequence[Photo] | np.ndarray | Iterable[Photo],
+        video_path: Video,
         offload_video_to_cpu: bool = False,
         offload_state_to_cpu: bool = False,
         async_loading_frames: bool = False,
@@ -171,13 +166,31 @@ class SAM2VideoPredictor(TakesExemplars, SavesStates, FromPretrained):
         Raises:
           ValueError: if the video holds no frames, frames of different sizes, or cannot be read.
         """
-        least = self.model.config.max_obj_ptrs_in_encoder
-        if history is not None and history < least:
-            raise ValueError(f"history must be at least {least}, the frames that tracking looks back on; got {history}")
+        least, history = self.model.config.max_obj_ptrs_in_encoder, self._checked_history(history)
         frames = open_frames(video_path, self.model.config.image_size, kept=history or least)
         if isinstance(frames, FrameStream):  # which nobody can go back in
             return InferenceState(frames, None, history or least, recent=least)
         return InferenceState(frames, len(frames), history, reach=least - 1, recent=least)
+
+    def init_states(self, video_paths: Iterable[Video], *, history: int | None = None) -> list[InferenceState]:
+        """Opens several videos, for `propagate_together`.
+
+        Args:
+          video_paths: each as `init_state` takes it.
+          history: see `init_state`.
+
+        Raises:
+          ValueError: if `history` is too small; naming the first video that cannot be opened.
+        """
+        self._checked_history(history)
+        states = []
+        for i, video_path in enumerate(video_paths):
+            try:
+                states.append(self.init_state(video_path, history=history))
+            except (ValueError, OSError) as error:
+                which = f" ({video_path})" if isinstance(video_path, (str, os.PathLike)) else ""
+                raise ValueError(f"video_paths[{i}]{which} cannot be opened: {error}") from error
+        return states
 
     def add_new_points_or_box(
         self,
@@ -336,40 +349,118 @@ class SAM2VideoPredictor(TakesExemplars, SavesStates, FromPretrained):
           ValueError: on a start that is not there, or a frame that cannot be read, naming it.
         """
         state = inference_state
-        self.propagate_in_video_preflight(state)
-        order = state.processing_order(start_frame_idx, max_frame_num_to_track, reverse)
-        ids, objects = state.obj_ids, list(state.objects.values())
-        rows = bucket(len(objects))
-        bank, origins = None, jax.device_put(self._origins(objects, rows, reverse))
-        for frame_idx, image in state.frames.ahead(order):
-            if bank is None:
-                bank = state.memories_before(frame_idx, reverse, self.memory, self.memory_dtype)
-            active = np.array([o.on(frame_idx).prompted is None for o in objects] + [False] * (rows - len(objects)))
+        way = Propagation.begin(self, state, start_frame_idx, max_frame_num_to_track, reverse)
+        rows = bucket(len(way.objects))
+        bank: MemoryBank
+        origins = jax.device_put(self._origins(way.objects, rows, reverse))
+        for frame_idx, image in way.frames:
+            if way.is_stale:
+                bank = jax.device_put(way.bank(frame_idx))
+            active = way.active(frame_idx, rows)
             if active.any():
-                if bank is None:
-                    bank = self._bank(objects, frame_idx, reverse)
                 features = self._features(state, frame_idx, image)
                 where = self._object_frames(state, rows, frame_idx, reverse)
                 state.going_on = None  # whose buffers are used again
                 bank, tracked = track_frame(self.model, bank, features, where, active, origins)
                 state.store_old()  # while the device computes
-                found = self._to_host(tracked.segmentation, len(objects), tracked.memory)
-                snapshots = take_snapshots(bank, len(objects))
-                for is_active, history, result, snapshot in zip(active, objects, found, snapshots, strict=False):
-                    if is_active:
-                        result.snapshot = snapshot
-                        history.record(frame_idx, result, state.history, state.reach)
-            for history in objects:
-                record = history.frames.setdefault(frame_idx, FrameRecord())
-                record.reverse = reverse
-                if self.clear_non_cond_mem_around_input and record.prompted:
-                    history.forget_around(frame_idx, self.model.config.num_maskmem)
-                    bank = None  # to be put together of what is left
-            state.last_frame = frame_idx
-            state.going_on = None if bank is None else GoingOn(bank, frame_idx, reverse, ids)
-            results = [o.on(frame_idx).result for o in objects]
-            shown = frame_idx, ids, self._to_video_size(state, results)
-            yield (*shown, scores_of(results)) if return_scores else shown
+                snapshots = take_snapshots(bank, len(way.objects))
+                way.record(frame_idx, active, tracked.segmentation, tracked.memory, snapshots)
+            shown = way.leave(frame_idx)
+            state.going_on = None if way.is_stale else GoingOn(bank, frame_idx, reverse, way.obj_ids)
+            yield shown if return_scores else shown[:3]
+
+    @overload
+    def propagate_together(
+        self,
+        inference_states: Iterable[InferenceState],
+        start_frame_idx: int | None = None,
+        max_frame_num_to_track: int | None = None,
+        reverse: bool = False,
+        *,
+        batch: int | None = None,
+        return_scores: Literal[False] = False,
+    ) -> Iterator[tuple[InferenceState, int, list[Any], Masks]]: ...
+
+    @overload
+    def propagate_together(
+        self,
+        inference_states: Iterable[InferenceState],
+        start_frame_idx: int | None = None,
+        max_frame_num_to_track: int | None = None,
+        reverse: bool = False,
+        *,
+        batch: int | None = None,
+        return_scores: Literal[True],
+    ) -> Iterator[tuple[InferenceState, int, list[Any], Masks, FrameScores]]: ...
+
+    def propagate_together(
+        self,
+        inference_states: Iterable[InferenceState],
+        start_frame_idx: int | None = None,
+        max_frame_num_to_track: int | None = None,
+        reverse: bool = False,
+        *,
+        batch: int | None = None,
+        return_scores: bool = False,
+    ) -> Iterator[tuple[Any, ...]]:
+        """Tracks the objects of many clips, whatever their lengths and sizes, several clips at a time as one batch.
+
+        Every clip gives what `propagate_in_video` gives of it alone. Frames of different clips come in any order, those
+        of one in theirs. A clip that ends leaves its place to the next, and nothing is compiled anew for it. Under
+        `jax.set_mesh` the batch is divided among the mesh's devices.
+
+        Args:
+          inference_states: of a list, the longest clips begin. An iterator is asked for the next clip when there is
+            place for it, so that clips can be opened one after the other.
+          start_frame_idx: as for one clip; by default the earliest with prompts of each.
+          max_frame_num_to_track: as for one clip.
+          reverse: as for one clip.
+          batch: how many clips at a time, at most; by default 4 on every device.
+          return_scores: also yield how sure the model is of each object.
+
+        Yields:
+          A clip's state, and what `propagate_in_video` yields of it: a frame's index, all object ids, mask logits and,
+          with `return_scores`, `FrameScores`.
+
+        Raises:
+          OSError: as for one clip.
+          RuntimeError: if an object has no prompts; of a list, before anything is tracked.
+          ValueError: if `batch` is no multiple of the number of devices, or a clip is there twice; on a start that is
+            not in a clip; and, when all others are done, naming the clips of which a frame could not be read.
+        """
+        mesh = ambient_mesh()
+        clips = ClipBatch(self, mesh, most=batch_size(batch, mesh))
+
+        def begin(state: InferenceState) -> Propagation:
+            return Propagation.begin(self, state, start_frame_idx, max_frame_num_to_track, reverse)
+
+        together = propagate_states(inference_states, begin, clips)
+        return ((state, *(shown if return_scores else shown[:3])) for state, shown in together)
+
+    def open_streams(self, *, streams: int = 1, objects: int = 1, history: int | None = None) -> LiveStreams:
+        """Opens live streams that are named and given their frames as these arrive, and advance as one batch.
+
+        Shapes are powers of two of streams and of objects in all, each compiled when first needed. Whatever joins and
+        leaves within what there is room for from the start compiles nothing after the first step. Under `jax.set_mesh`
+        the batch is divided among the mesh's devices.
+
+        Args:
+          streams: for how many streams there is room from the start.
+          objects: for how many objects of all streams.
+          history: how many frames of each stream are remembered and stay available for prompts, at least 16; that by
+            default.
+
+        Returns:
+          The streams, of which there are none yet; see `LiveStreams`.
+
+        Raises:
+          ValueError: if a number is too small.
+        """
+        for name, value in (("streams", streams), ("objects", objects)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        batch = ClipBatch(self, ambient_mesh(), clips=streams, objects=objects)
+        return LiveStreams(self, batch, self._checked_history(history) or self.model.config.max_obj_ptrs_in_encoder)
 
     def propagate_in_video_preflight(self, inference_state: InferenceState) -> None:
         """Makes memories of the prompts since the last propagation; `propagate_in_video` begins with it.
@@ -458,6 +549,12 @@ class SAM2VideoPredictor(TakesExemplars, SavesStates, FromPretrained):
         inference_state.objects.clear()
         inference_state.last_frame = inference_state.going_on = None
         inference_state.file = ArrayFile()
+
+    def _checked_history(self, history: int | None) -> int | None:
+        least = self.model.config.max_obj_ptrs_in_encoder
+        if history is not None and history < least:
+            raise ValueError(f"history must be at least {least}, the frames that tracking looks back on; got {history}")
+        return history
 
     def _read_points(
         self, state: InferenceState, points, labels, box, clear_old_points: bool, normalize_coords: bool
@@ -553,7 +650,9 @@ class SAM2VideoPredictor(TakesExemplars, SavesStates, FromPretrained):
         found = self._to_host(_segment_mask_prompt(self.model, features, np.zeros(1, np.int32), resized[None]), 1)[0]
         return Exemplar(self._memory_of(found, features), found.pointer, found.object_score_logit)
 
-    def _to_host(self, found: Segmentation, count: int, memory: Array | None = None) -> list[ObjectOnFrame]:
+    def _to_host(
+        self, found: Segmentation, count: int, memory: Array | np.ndarray | None = None
+    ) -> list[ObjectOnFrame]:
         """The first `count` rows of results, copied so that they keep no buffer of the device alive."""
         found, memory = jax.device_get((found, memory))
         masks = fill_holes(np.asarray(found.masks[:count]), self.fill_hole_area)

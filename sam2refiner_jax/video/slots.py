@@ -8,10 +8,12 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-__all__ = ["EMPTY", "ObjectFrames", "Slots"]
+__all__ = ["EMPTY", "UNKNOWN_LENGTH", "ObjectFrames", "Slots"]
 
 # The frame of a slot that holds nothing. So far away that no test of distance mistakes it for a real one.
 EMPTY = -(2**29)
+# The length of a clip whose end is not known yet: any that is too long to matter.
+UNKNOWN_LENGTH = 2**29
 
 
 @jax.tree_util.register_dataclass

@@ -11,7 +11,8 @@ from videos import disk, moving_frames, write_jpegs
 
 from sam2refiner_jax import SAM2VideoPredictor, save_model
 from sam2refiner_jax.commands.segment import segment
-from sam2refiner_jax.commands.track import number_pixels, track
+from sam2refiner_jax.commands.track import track
+from sam2refiner_jax.commands.track_results import number_pixels
 from sam2refiner_jax.data.masks import davis_palette
 from sam2refiner_jax.image.preprocess import read_photo
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sam2refiner_jax.commands.track import write_overlay_video
+from sam2refiner_jax.commands.track_results import write_overlay_video
 from sam2refiner_jax.image.overlay import PALETTE, draw_captions
 from sam2refiner_jax.video.frames import open_frames
 

@@ -12,7 +12,7 @@ from small import small_model
 from videos import SideBySide, disk, held, moving_frames, official_and_ours_video, write_jpegs, write_video
 
 from sam2refiner_jax import SAM2VideoPredictor
-from sam2refiner_jax.commands.track import HISTORY
+from sam2refiner_jax.commands.track_run import HISTORY
 from sam2refiner_jax.video import predictor as video_predictor
 from sam2refiner_jax.video import tracking
 
