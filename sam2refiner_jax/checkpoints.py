@@ -20,6 +20,7 @@ from .atomic import new_directory
 from .config import HieraConfig, SAM2Config, get_config
 from .nn.initializers import NoKeys
 from .nn.weights import storage_dtype
+from .provenance import Provenance
 from .refiners.base import Refiner, build_refiner, kind_of, read_refiner_config
 from .sam2 import SAM2
 
@@ -37,6 +38,7 @@ __all__ = [
     "load_refiner",
     "load_weights",
     "model_from_weights",
+    "read_provenance",
     "read_refiner",
     "save_model",
     "save_refiner",
@@ -129,8 +131,10 @@ def load_model(
     dtype = _compute_dtype(dtype)
     source = _found(source)
     found_refiner: tuple[Any, Weights] | None = None
+    provenance = Provenance()
     if is_checkpoint(source):
         config, weights = load_weights(source)
+        provenance = read_provenance(source)
         if refiner is None and (Path(source) / REFINER_FOLDER).is_dir():
             refiner = Path(source) / REFINER_FOLDER
     else:
@@ -138,6 +142,7 @@ def load_model(
         config, weights, found_refiner = found.config, found.weights, found.refiner
     config = _at_size(config, image_size)
     model = model_from_weights(config, weights, dtype=dtype)
+    model.provenance = provenance
     if refiner is not None:
         return model.with_refiner(load_refiner(refiner, config, dtype=dtype))
     return model if found_refiner is None else model.with_refiner(_filled_refiner(*found_refiner, config, dtype))
@@ -171,7 +176,7 @@ def save_model(model: SAM2, directory: str | os.PathLike[str]) -> None:
       FileExistsError: if `directory` exists already.
     """
     refiner = None if model.refiner is None else _refiner_of(model)
-    save_weights(directory, model.config, weights_of(model), refiner=refiner)
+    save_weights(directory, model.config, weights_of(model), refiner=refiner, provenance=model.provenance)
 
 
 def save_refiner(model: SAM2, directory: str | os.PathLike[str]) -> None:
@@ -348,10 +353,12 @@ def save_weights(
     weights: Mapping[str, Any],
     *,
     refiner: tuple[Any, Mapping[str, Any]] | None = None,
+    provenance: Provenance | None = None,
 ) -> None:
     """Writes a checkpoint directory, with the configuration and weights of a refiner if given; see `save_model`."""
+    known = {} if provenance is None else provenance.to_dict()
     with new_directory(directory) as partial:
-        _write_weights(partial, {"model": config.to_dict()}, weights)
+        _write_weights(partial, {"model": config.to_dict(), **({"training": known} if known else {})}, weights)
         if refiner is not None:
             (partial / REFINER_FOLDER).mkdir()
             _write_refiner(partial / REFINER_FOLDER, config, *refiner)
@@ -389,6 +396,19 @@ def load_weights(directory: str | os.PathLike[str]) -> tuple[SAM2Config, Weights
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{directory / CONFIG_FILE} is not a model configuration: {error}") from error
     return config, _restore(directory)
+
+
+def read_provenance(directory: str | os.PathLike[str]) -> Provenance:
+    """What a checkpoint directory says of where its weights come from.
+
+    Raises:
+      CheckpointError: if it is none, or is damaged.
+    """
+    document = _read_document(Path(directory), "model")
+    try:
+        return Provenance.from_dict(document.get("training", {}))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{Path(directory) / CONFIG_FILE} does not say what was trained: {error}") from error
 
 
 def _read_document(directory: Path, what: str) -> dict[str, Any]:

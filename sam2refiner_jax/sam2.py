@@ -20,9 +20,14 @@ from .nn.memory_attention import MemoryAttention
 from .nn.memory_encoder import MemoryEncoder
 from .nn.prompt_encoder import PromptEncoder, Prompts
 from .nn.weights import in_part
+from .provenance import Provenance
 from .refiners.base import Refined, Refiner, RefinerInputs, cut_views
 
-__all__ = ["ImageFeatures", "SAM2"]
+__all__ = ["MEMORY_PARTS", "ImageFeatures", "SAM2"]
+
+
+# The parts of a model that videos alone need, as its weights name them.
+MEMORY_PARTS = ("memory_attention", "memory_encoder")
 
 
 class SAM2(nnx.Module):
@@ -43,29 +48,35 @@ class SAM2(nnx.Module):
         dim = config.hidden_dim
         self.config = config
         self.dtype = jnp.dtype(dtype)
-        self.image_encoder = in_part("encoder", ImageEncoder(config, dtype=dtype, rngs=rngs))
+        self.provenance = Provenance()
+        self.image_encoder = ImageEncoder(config, dtype=dtype, rngs=rngs)
+        in_part("trunk", self.image_encoder.trunk)
+        in_part("neck", self.image_encoder.neck)
         self.sam_prompt_encoder = in_part("prompt_encoder", PromptEncoder(config, dtype=dtype, rngs=rngs))
         self.sam_mask_decoder = in_part(
             "decoder", MaskDecoder(config, high_res=len(self.image_encoder.neck.strides) > 1, dtype=dtype, rngs=rngs)
         )
+        in_part("object_score", self.sam_mask_decoder.pred_obj_score_head)  # masks do not depend on it
 
-        def token(part: str, *shape: int) -> nnx.Param:
+        def token(part: str | None, *shape: int) -> nnx.Param:
             return nnx.Param(truncated_normal(0.02)(rngs.params(), shape), part=part)
 
         if config.memory:
-            self.memory_attention = in_part("memory", MemoryAttention(config, dtype=dtype, rngs=rngs))
-            self.memory_encoder = in_part("memory", MemoryEncoder(config, dtype=dtype, rngs=rngs))
-            self.mask_downsample = in_part("memory", conv(1, 1, 4, stride=4, dtype=dtype, rngs=rngs))
-            self.obj_ptr_proj = in_part("memory", MLP((dim, dim, dim, dim), dtype=dtype, rngs=rngs))
-            self.maskmem_tpos_enc = token("memory", config.num_maskmem, 1, 1, config.memory_dim)
-        self.no_mem_embed = token("encoder", 1, 1, dim)
+            self.memory_attention = in_part("memory_attention", MemoryAttention(config, dtype=dtype, rngs=rngs))
+            self.memory_encoder = in_part("memory_encoder", MemoryEncoder(config, dtype=dtype, rngs=rngs))
+            self.mask_downsample = in_part("memory_encoder", conv(1, 1, 4, stride=4, dtype=dtype, rngs=rngs))
+            self.obj_ptr_proj = in_part("memory_encoder", MLP((dim, dim, dim, dim), dtype=dtype, rngs=rngs))
+            self.maskmem_tpos_enc = token("memory_attention", config.num_maskmem, 1, 1, config.memory_dim)
+        self.no_mem_embed = token("neck", 1, 1, dim)
         if config.memory:
-            self.no_mem_pos_enc = token("memory", 1, 1, dim)
-            self.no_obj_ptr = token("memory", 1, dim)
+            self.no_mem_pos_enc = token(None, 1, 1, dim)  # in official files, but no released model computes with it
+            self.no_obj_ptr = token("memory_encoder", 1, dim)
             if config.no_obj_embed_spatial:
-                self.no_obj_embed_spatial = token("memory", 1, config.memory_dim)
+                self.no_obj_embed_spatial = token("memory_encoder", 1, config.memory_dim)
             if config.obj_ptr_temporal_encoding:
-                self.obj_ptr_tpos_proj = in_part("memory", linear(dim, config.memory_dim, dtype=dtype, rngs=rngs))
+                self.obj_ptr_tpos_proj = in_part(
+                    "memory_attention", linear(dim, config.memory_dim, dtype=dtype, rngs=rngs)
+                )
         self.refiner = nnx.data(refiner and in_part("refiner", refiner))
 
     def with_refiner(self, refiner: Refiner | None) -> "SAM2":

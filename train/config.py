@@ -83,7 +83,10 @@ class DataConfig(AugmentConfig):
       images: how many images there are, to turn epochs into steps before the data is at hand.
       paste: share of the images onto which an object of another is pasted before they are augmented.
       objects: masks of each image that are learned at once, each from prompts of its own, for one pass of the encoder.
-        Sources that know of fewer objects in an image repeat them.
+        Sources that know of fewer objects in an image repeat them; in clips their places stay empty.
+      frames: of each clip that is learned from; 0 learns from photos. With any, photos among the sources are clips of
+        one frame, in steps of their own.
+      reverse: share of the clips that are played backwards.
       workers: processes that read and augment images; 0 does it in threads of the training process.
     """
 
@@ -92,10 +95,18 @@ class DataConfig(AugmentConfig):
     images: int | None = None
     paste: float = 0.0
     objects: int = 1
+    frames: int = 0
+    reverse: float = 0.0
     workers: int = 0
 
     def __post_init__(self):
         super().__post_init__()
+        if self.frames < 0:
+            raise ValueError(f"frames must not be negative, got {self.frames}")
+        if not 0 <= self.reverse <= 1:
+            raise ValueError(f"reverse must be from 0 to 1, got {self.reverse}")
+        if self.frames and self.paste:
+            raise ValueError(f"paste must be 0 for clips, got {self.paste}")
         if self.objects < 1:
             raise ValueError(f"objects must be at least 1, got {self.objects}")
         if self.workers < 0:
@@ -124,6 +135,8 @@ class PromptConfig:
         touch: one click is on the object, a negative one elsewhere on it, and what is nearer to the first is wanted.
       corrections: rounds in which a click on the larger kind of error, missed or surplus, and the mask before it are
         added to the prompt, as a user would; the losses of SAM 2's own masks are averaged over them.
+      corrected: on how many frames of a clip objects that began with clicks or a box get so many corrections, at most:
+        the first, and up to so many less one of the others. Masks are taken as they are, and get none.
     """
 
     box: float = 1.0
@@ -138,8 +151,13 @@ class PromptConfig:
     noisy_masks: bool = False
     divided: float = 0.0
     corrections: int = 0
+    corrected: int = 2
 
     def __post_init__(self):
+        if self.corrections < 0:
+            raise ValueError(f"corrections must not be negative, got {self.corrections}")
+        if self.corrected < 1:
+            raise ValueError(f"corrected must be at least 1, got {self.corrected}")
         mix = (self.box, self.points, self.mask, self.box_and_points)
         if min(mix) < 0 or sum(mix) <= 0:
             raise ValueError(f"box, points, mask and box_and_points must not be negative nor all zero, got {mix}")
@@ -161,8 +179,10 @@ class LossConfig:
       final: BCE + Dice of the refined mask.
       auxiliary: BCE + Dice of each of the refiner's intermediate masks.
       coarse: BCE + Dice of SAM 2's own masks: the single one, and the best of three. For training the base.
-      iou: squared error of the predicted IoU of SAM 2's masks. For training the base.
+      iou: error of the predicted IoU of SAM 2's masks: squared in photos, absolute in clips. For training the base.
       object_score: BCE of the score that says the object is in the image. For training the base.
+      focal: of clips, the focal loss of SAM 2's own masks; of three masks, that of the one with the lowest loss.
+      dice: of clips, the Dice loss of the same masks.
       points: at how many points of a mask `final` and `auxiliary` are taken, three quarters of them where three times
         as many random ones found it most uncertain (PointRend, as HQ-SAM); 0 for all pixels.
       blends: SAM-REF's losses of what a refiner blends, at each round of clicks (`blend_losses`).
@@ -175,6 +195,8 @@ class LossConfig:
     coarse: float = 0.0
     iou: float = 0.0
     object_score: float = 0.0
+    focal: float = 0.0
+    dice: float = 0.0
     points: int = 0
     blends: float = 0.0
     error_target: str = "mistakes"
@@ -197,6 +219,8 @@ class OptimizerConfig:
       drops: shares of the run after each of which the learning rate falls to a tenth; given any, it does not fall
         otherwise.
       weight_decay: of matrices and kernels; biases, norms and embeddings have none.
+      layer_decay: the trunk's blocks learn more slowly the earlier they are: each at this share of the next one's rate.
+      encoder_rate: learning rate of trunk and neck, relative to that of the other parts.
       beta1: decay of the first moment.
       beta2: decay of the second moment.
       clip_norm: largest global norm of the gradient; None for any.
@@ -209,12 +233,18 @@ class OptimizerConfig:
     final_learning_rate: float = 0.01
     drops: tuple[float, ...] = ()
     weight_decay: float = 0.01
+    layer_decay: float = 1.0
+    encoder_rate: float = 1.0
     beta1: float = 0.9
     beta2: float = 0.999
     clip_norm: float | None = 1.0
     ema: float | None = None
 
     def __post_init__(self):
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay must be more than 0 and at most 1, got {self.layer_decay}")
+        if not self.encoder_rate > 0:
+            raise ValueError(f"encoder_rate must be positive, got {self.encoder_rate}")
         if any(not 0 < drop < 1 for drop in self.drops):
             raise ValueError(f"drops must be shares of the run between 0 and 1, got {self.drops}")
 
@@ -232,9 +262,10 @@ class TrainConfig:
       prompts: the mix of prompts.
       loss: the parts of the loss.
       optimizer: the optimizer.
-      trainable: the parts of the model that learn: "refiner", "decoder", "prompt_encoder", "encoder", or "all" these.
-        Photos teach nothing of a video's memory.
-      batch_size: images a step, of all devices together.
+      trainable: the parts of the model that learn: "refiner", "decoder" (with "object_score", which can learn without
+        it), "prompt_encoder", "encoder" ("trunk" and "neck"), "memory" ("memory_attention" and "memory_encoder"), or
+        "all" these. Photos teach nothing of a video's memory.
+      batch_size: images or clips a step, of all devices together.
       accumulate: parts into which each step's batch is cut, one after the other, for less memory.
       epochs: how often every image is seen.
       steps: number of steps, instead of epochs.

@@ -1,19 +1,27 @@
 """The training loop: a run in a folder, which the same command takes up wherever it was stopped."""
 
+import collections
+import functools
 import json
 import logging
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import optax
 from jax.sharding import Mesh
 from tqdm import tqdm
 
 from ..atomic import new_file
 from ..checkpoints import save_model, save_refiner
 from ..commands.outputs import check_unused
+from ..data.clip_sources import Clips
 from ..data.mixture import open_mixture
+from ..nn.weights import part_of
+from ..provenance import Provenance, TrainingRun
 from .config import TrainConfig, config_differences
 from .data.pipeline import make_batches
 from .distributed import wait_for_others
@@ -101,11 +109,13 @@ def train(config: TrainConfig, workdir: Path, *, progress: bool = True) -> Path:
     # -- model, data and state ----------------------------------------------------------------------------------------
     model = starting_model(config.model, config.seed)
     skeleton = make_skeleton(config, model.config, None if model.refiner is None else model.refiner.config)
-    batches, images = _training_batches(config, skeleton.config.image_size)
+    batches, images, lengths = _training_batches(config, skeleton.config.image_size)
     evaluation = Evaluation(config, skeleton, mesh) if config.eval_data and config.evaluators else None
     log.info("%s", describe_parts(skeleton, mesh))
     steps = config.total_steps(images)
     state, frozen = place(model, skeleton, config, steps, mesh)
+    run = TrainingRun(config.trainable, steps, config.batch_size, skeleton.config.image_size, config.data.frames)
+    provenance = model.provenance.after(run, skeleton.parts)
     del model
 
     # -- where it was stopped -----------------------------------------------------------------------------------------
@@ -119,19 +129,23 @@ def train(config: TrainConfig, workdir: Path, *, progress: bool = True) -> Path:
 
     # -- steps --------------------------------------------------------------------------------------------------------
     step = compile_train_step(make_train_step(skeleton, config, steps, mesh), state, mesh)
+    taught = jax.jit(functools.partial(_parts_taught, skeleton), out_shardings=replicated(mesh))
     run_log = RunLog(workdir, done, writes=jax.process_index() == 0)
     bar = tqdm(total=steps, initial=done, disable=not progress or jax.process_index() != 0, smoothing=0.02)
     meter = _Meter(config.batch_size)
     trace = StepTrace(workdir / PROFILE_FOLDER, done, config.profile)
     try:
         with jax.set_mesh(mesh), Preemption() as preemption, jax.transfer_guard("disallow"):
-            step = step.lower(state, frozen, batch_shapes(skeleton, config, mesh)).compile()
+            step_of = {
+                frames: step.lower(state, frozen, batch_shapes(skeleton, config, mesh, frames)).compile()
+                for frames in lengths
+            }
             wait_for_others("compiled")  # one may take longer to compile than others wait in their first collective
             pending: list[dict[str, jax.Array]] = []
             while done < steps:
                 batch = global_batch(next(batches), mesh)
                 with trace.step(done):
-                    state, scalars = step(state, frozen, batch)
+                    state, scalars = step_of[_frames_of(batch)](state, frozen, batch)
                 done += 1
                 trace.after(done, scalars)
                 bar.update()
@@ -154,6 +168,7 @@ def train(config: TrainConfig, workdir: Path, *, progress: bool = True) -> Path:
                 stopping = preemption.requested(done)
                 if done % config.checkpoint_every == 0 or done == steps or stopping:
                     _check_finite(state, snapshots)
+                    _check_taught(state, taught)
                     snapshots.save(done, state, batches.get_state())
                 if stopping and done < steps:
                     snapshots.wait()
@@ -167,7 +182,7 @@ def train(config: TrainConfig, workdir: Path, *, progress: bool = True) -> Path:
         snapshots.close()
 
     # -- result -------------------------------------------------------------------------------------------------------
-    _export(skeleton, state, frozen, mesh, result)
+    _export(skeleton, state, frozen, mesh, provenance, result)
     wait_for_others("exported")  # those that leave first would take the first process with them
     return result
 
@@ -206,11 +221,22 @@ def _claim(workdir: Path, config: TrainConfig, result: Path) -> None:
             partial.write_text(json.dumps(new, indent=2) + "\n")
 
 
-def _training_batches(config: TrainConfig, image_size: int) -> tuple[Any, int]:
-    """The endless iterator of this process's part of each batch, and the number of images."""
+def _training_batches(config: TrainConfig, image_size: int) -> tuple[Any, int, list[int]]:
+    """The endless iterator of this process's part of each batch, the number of images, and frames of its clips.
+
+    There is a number for each kind of batch: 0 frames are photos'.
+    """
     if not config.data.sources:
         raise ValueError("data.sources must name at least one source of images, got none")
     sources = open_mixture(config.data.sources)
+    lengths = [0]
+    if config.data.frames:
+        lengths = sorted({config.data.frames if isinstance(source, Clips) else 1 for source, _ in sources})
+        if lengths[-1] < config.data.frames:
+            raise ValueError(
+                f"data.sources must name a source of clips where data.frames is {config.data.frames}, "
+                f"got {', '.join(config.data.sources)}"
+            )
     batches = make_batches(
         sources,
         config.data,
@@ -220,7 +246,12 @@ def _training_batches(config: TrainConfig, image_size: int) -> tuple[Any, int]:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    return batches, sum(len(source) for source, _ in sources)
+    return batches, sum(len(source) for source, _ in sources), lengths
+
+
+def _frames_of(batch: Mapping[str, jax.Array]) -> int:
+    """Of a batch's clips; 0 of photos."""
+    return batch["image"].shape[1] if batch["image"].ndim == 5 else 0
 
 
 class _Meter:
@@ -246,11 +277,33 @@ def _check_finite(state: TrainState, snapshots: Snapshots) -> None:
         )
 
 
-def _export(skeleton: Skeleton, state: TrainState, frozen: Any, mesh: Mesh, result: Path) -> None:
+def _parts_taught(skeleton: Skeleton, state: TrainState) -> dict[str, jax.Array]:
+    """Whether any weight of each part that learns has had a gradient so far."""
+    squares = optax.tree.get(state.moments, "nu")
+    parts: dict[str, list[jax.Array]] = collections.defaultdict(list)
+    for name, _, variable in skeleton.variables:
+        if name in squares:
+            parts[part_of(variable) or "other"].append(squares[name].any())
+    return {part: jnp.stack(seen).any() for part, seen in parts.items()}
+
+
+def _check_taught(state: TrainState, taught: Callable[[TrainState], dict[str, jax.Array]]) -> None:
+    untaught = [part for part, seen in jax.device_get(taught(state)).items() if not seen]
+    if untaught:
+        raise TrainingError(
+            f"trainable names {', '.join(untaught)}, of which no weight has had a gradient: nothing in this run's "
+            "data, prompts and losses teaches it"
+        )
+
+
+def _export(
+    skeleton: Skeleton, state: TrainState, frozen: Any, mesh: Mesh, provenance: Provenance, result: Path
+) -> None:
     """Writes the model, or the refiner alone, as `load_model` reads it."""
     gather = jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
     params, frozen = gather(state.best_params), gather(frozen)
     if jax.process_index() == 0:
         local = jax.tree.map(lambda x: x.addressable_data(0), (params, frozen))
         model = skeleton.assemble(*local)
+        model.provenance = provenance
         (save_refiner if result.name == "refiner" else save_model)(model, result)

@@ -3,11 +3,12 @@
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from ..nn.mask_decoder import DecoderOutput
 from ..nn.resize import resize_bilinear
 from ..refiners.base import Refined
+from ..video.tracking import NO_OBJECT_SCORE
 from .config import LossConfig
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "dice_loss",
     "mask_iou",
     "mask_loss",
+    "prompted_losses",
     "refined_losses",
     "uncertain_points",
 ]
@@ -42,6 +44,8 @@ def mask_loss(logits: Float[Array, "*b h w"], truth: Float[Array, "*b h2 w2"]) -
     return binary_cross_entropy(logits, truth) + dice_loss(logits, truth)
 
 
+# Of the focal loss, as in SAM and SAM 2.
+FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 # Of PointRend's sampling: random points for each that is wanted, and the share that is chosen for uncertainty.
 OVERSAMPLED, UNCERTAIN = 3, 0.75
 
@@ -116,6 +120,50 @@ def coarse_losses(
         parts["object_score"] = (
             config.object_score * optax.sigmoid_binary_cross_entropy(score, jnp.ones_like(score)).mean()
         )
+    return parts
+
+
+def prompted_losses(
+    output: DecoderOutput,
+    multimask: Bool[Array, " b"],
+    truth: Float[Array, "b s s"],
+    visible: Bool[Array, " b"],
+    config: LossConfig,
+) -> dict[str, Float[Array, " b"]]:
+    """Each object's losses as SAM 2 is trained on videos (its `MultiStepMultiMasksAndIous`).
+
+    Only the masks that the prompts ask for learn: of three, the one whose focal and Dice losses are lowest together,
+    while all three learn how good they are. Objects that are not to be seen teach their score alone. As in the official
+    code, an object that the model takes for absent has masks of a logit of -1024, so that its score alone learns.
+
+    Args:
+      output: the decoder's.
+      multimask: whether the prompts ask for three masks, or for one.
+      truth: coverage in [0, 1].
+      visible: whether the object is in the image.
+      config: the weights.
+    """
+    size = truth.shape[-2:]
+    scores = output.object_score_logits[:, 0]
+    masks = jnp.where((scores > 0)[:, None, None, None], output.masks, NO_OBJECT_SCORE)
+    masks = resize_bilinear(masks.transpose(0, 2, 3, 1), size).transpose(0, 3, 1, 2)
+    truths = jnp.broadcast_to(truth[:, None], masks.shape)
+    asked = jnp.where(multimask[:, None], jnp.array([False, True, True, True]), jnp.array([True, False, False, False]))
+    focal = optax.sigmoid_focal_loss(masks, truths, alpha=FOCAL_ALPHA, gamma=FOCAL_GAMMA).mean(axis=(-2, -1))
+    dice = dice_loss(masks, truths)
+    parts = {}
+    if config.focal or config.dice:
+        both = config.focal * focal + config.dice * dice
+        best = jnp.argmin(jnp.where(asked, both, jnp.inf), axis=1)[:, None]
+        parts["focal"] = config.focal * jnp.take_along_axis(focal, best, axis=1)[:, 0] * visible
+        parts["dice"] = config.dice * jnp.take_along_axis(dice, best, axis=1)[:, 0] * visible
+    if config.iou:
+        actual = jax.lax.stop_gradient(mask_iou(masks, truths))
+        error = (jnp.abs(output.iou - actual) * asked).sum(axis=1) / asked.sum(axis=1)
+        parts["iou"] = config.iou * error * visible
+    if config.object_score:
+        there = visible.astype(jnp.float32)
+        parts["object_score"] = config.object_score * optax.sigmoid_binary_cross_entropy(scores, there)
     return parts
 
 

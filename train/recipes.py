@@ -169,6 +169,69 @@ register_recipe(
     ),
 )
 
+# SAM 2's losses of videos, and its prompts there: the mask for half of the objects, else a box or a click, corrected on
+# one or two frames.
+CLIP_LOSS = LossConfig(final=0.0, auxiliary=0.0, focal=20.0, dice=1.0, iou=1.0, object_score=1.0)
+CLIP_PROMPTS = PromptConfig(
+    box=1.0, points=1.0, mask=2.0, max_points=1, negative_points=0.0, corrections=7, corrected=2
+)
+
+# The official fine-tuning (`sam2.1_hiera_b+_MOSE_finetune.yaml`): its losses, rates, decays, sizes and numbers. Ours
+# has no dropout and no drop path, jitters scale instead of shearing, and prompts one frame at the start.
+SAV = register_recipe(
+    "sav",
+    "the official fine-tuning on videos with SAM 2.1 B+: give --data.sources clips:DIR of SA-V, MOSE or others",
+    TrainConfig(
+        model=ModelConfig("sam2.1_hiera_b+", checkpoint="facebook/sam2.1-hiera-base-plus", refiner=None),
+        data=DataConfig(jitter=(0.8, 1.25), rotate=25.0, colour=0.1, objects=3, frames=8, workers=8),
+        prompts=CLIP_PROMPTS,
+        loss=CLIP_LOSS,
+        optimizer=OptimizerConfig(
+            learning_rate=5e-6,
+            warmup_steps=0,
+            final_learning_rate=0.1,
+            weight_decay=0.1,
+            layer_decay=0.9,
+            encoder_rate=0.6,
+            clip_norm=0.1,
+        ),
+        trainable=("encoder", "prompt_encoder", "decoder", "memory"),
+        batch_size=8,
+        epochs=40.0,
+    ),
+)
+
+register_recipe(
+    "clips",
+    "the same for your own clips with SAM 2.1 T, its encoder frozen: give --data.sources clips:DIR",
+    dataclasses.replace(
+        SAV,
+        model=ModelConfig("sam2.1_hiera_t", checkpoint="facebook/sam2.1-hiera-tiny", refiner=None),
+        data=dataclasses.replace(SAV.data, reverse=0.5, workers=2),
+        optimizer=dataclasses.replace(SAV.optimizer, layer_decay=1.0, encoder_rate=1.0),
+        trainable=("prompt_encoder", "decoder", "memory"),
+        batch_size=1,
+    ),
+)
+
+register_recipe(
+    "nano_tracks",
+    "the memory of the small SAM 2 from scratch, on procedural scenes that move; what photos taught is frozen",
+    TrainConfig(
+        model=ModelConfig("sam2_nano", checkpoint="nano", refiner=None, image_size=128, dtype="float32"),
+        data=DataConfig(
+            sources=("procedural-clips:?size=160",), jitter=(0.8, 1.25), objects=2, frames=6, reverse=0.5, workers=1
+        ),
+        prompts=PromptConfig(box=0.0, points=0.0, mask=1.0),
+        loss=CLIP_LOSS,
+        optimizer=OptimizerConfig(learning_rate=3e-4, warmup_steps=200, weight_decay=0.05, ema=0.998),
+        trainable=("memory", "object_score"),
+        batch_size=3,
+        epochs=None,
+        steps=3000,
+    ),
+)
+
 register_recipe(
     "smoke",
     "a few steps of everything, within a minute or two on a laptop",

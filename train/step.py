@@ -17,9 +17,10 @@ from ..nn.resize import resize_bilinear
 from ..refiners.base import Refined
 from ..sam2 import SAM2
 from .blend_losses import blend_losses
+from .clip_step import ClipPart, clip_losses, clip_part
 from .config import OptimizerConfig, PromptConfig, TrainConfig
 from .losses import coarse_losses, mask_iou, refined_losses
-from .parts import Skeleton
+from .parts import Skeleton, rates_of
 from .prompt_sampling import (
     PromptKeys,
     bounding_box,
@@ -76,7 +77,7 @@ class TrainState:
 
 
 def make_optimizer(
-    config: OptimizerConfig, steps: int, decaying: Collection[str] = ()
+    config: OptimizerConfig, steps: int, decaying: Collection[str] = (), rates: Mapping[str, float] | None = None
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """AdamW behind a gradient clip, and its learning rate by step.
 
@@ -84,6 +85,7 @@ def make_optimizer(
       config: the optimizer's.
       steps: of the whole run.
       decaying: the paths of the weights that decay; they change no state.
+      rates: learning rates of weights by their paths, relative to the others'; they change no state either.
     """
     warmup = min(config.warmup_steps, steps // 2)
     first = config.learning_rate / (1 + warmup)
@@ -108,11 +110,16 @@ def make_optimizer(
     def decays(params):
         return {name: name in decaying for name in params}
 
-    optimizer = optax.chain(
+    def at_their_rates(updates, params):
+        return {name: update * (rates or {}).get(name, 1.0) for name, update in updates.items()}
+
+    steps_of_optimizer = [
         optax.identity() if config.clip_norm is None else optax.clip_by_global_norm(config.clip_norm),
         optax.adamw(schedule, config.beta1, config.beta2, weight_decay=config.weight_decay, mask=decays),
-    )
-    return optimizer, schedule
+    ]
+    if config.layer_decay != 1 or config.encoder_rate != 1:
+        steps_of_optimizer.append(optax.stateless(at_their_rates))
+    return optax.chain(*steps_of_optimizer), schedule
 
 
 def initial_state(params: Tree, config: OptimizerConfig, steps: int) -> TrainState:
@@ -230,14 +237,23 @@ def check_batch(config: TrainConfig, mesh: Mesh, devices: str) -> None:
         )
 
 
-def batch_shapes(skeleton: Skeleton, config: TrainConfig, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes, types and shardings of the batch that a step takes."""
+def batch_shapes(
+    skeleton: Skeleton, config: TrainConfig, mesh: Mesh, frames: int | None = None
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes, types and shardings of the batch that a step takes; `frames` are of its clips, if not `data.frames`."""
     b, s, rows = config.batch_size, skeleton.config.image_size, batch_sharding(mesh)
-    objects = () if config.data.objects == 1 else (config.data.objects,)
-    return {
-        "image": jax.ShapeDtypeStruct((b, s, s, 3), jnp.uint8, sharding=rows),
-        "mask": jax.ShapeDtypeStruct((b, s, s, *objects), jnp.uint8, sharding=rows),
-    }
+
+    def shape(*sides: int, dtype=jnp.uint8):
+        return jax.ShapeDtypeStruct((b, *sides), dtype, sharding=rows)
+
+    frames, objects = config.data.frames if frames is None else frames, config.data.objects
+    if frames:
+        return {
+            "image": shape(frames, s, s, 3),
+            "mask": shape(frames, s, s, objects),
+            "visible": shape(frames, objects, dtype=jnp.bool_),
+        }
+    return {"image": shape(s, s, 3), "mask": shape(s, s) if objects == 1 else shape(s, s, objects)}
 
 
 def make_train_step(
@@ -246,15 +262,28 @@ def make_train_step(
     """The step, not compiled yet: (state, frozen weights, batch) -> (next state, scalars for the log).
 
     The batch's images are uint8 (b, s, s, 3), its masks uint8 coverage (b, s, s), or (b, s, s, n) of n objects in each
-    image. All that is random comes from the seed and the number of the step. `jax.jit` it with the state donated
-    (`compile_train_step`).
+    image; a batch with an axis of frames is one of clips (`clip_step`). All that is random comes from the seed and the
+    number of the step. `jax.jit` it with the state donated (`compile_train_step`).
     """
-    optimizer, schedule = make_optimizer(config.optimizer, steps, skeleton.decaying)
+    rates = rates_of(skeleton, config.optimizer)
+    optimizer, schedule = make_optimizer(config.optimizer, steps, skeleton.decaying, rates)
+
+    def prompted(step, batch):
+        """What is learned from in this step: of clips, or images, truth, prompts and keys of photos."""
+        if batch["image"].ndim == 5:
+            return clip_part(config, skeleton.config.mask_size, step, batch)
+        truth = objects_of(batch)
+        keys = prompt_keys(config.seed, step, len(truth))
+        prompts = sample_prompts(keys.sample, truth, config.prompts, mask_size=skeleton.config.mask_size)
+        prompts, truth = divide_objects(keys.divide, prompts, truth, config.prompts)
+        return batch["image"], truth, prompts, keys
 
     def loss_of(params, frozen, part):
-        images, truth, prompts, keys = part
-        prediction = predict(skeleton.assemble(params, frozen), config, images, truth, prompts, keys)
-        return sum(prediction.losses.values()), prediction.losses
+        model = skeleton.assemble(params, frozen)
+        losses = (
+            clip_losses(model, config, part) if isinstance(part, ClipPart) else predict(model, config, *part).losses
+        )
+        return sum(losses.values()), losses
 
     def gradients_of(params, frozen, part):
         (loss, parts), gradients = jax.value_and_grad(loss_of, has_aux=True)(params, frozen, part)
@@ -280,12 +309,8 @@ def make_train_step(
         return jax.lax.scan(add, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), parts)[0]
 
     def step(state: TrainState, frozen: Tree, batch: Mapping[str, Array]) -> tuple[TrainState, dict[str, Array]]:
-        truth = objects_of(batch)
-        keys = prompt_keys(config.seed, state.step, len(truth))
-        prompts = sample_prompts(keys.sample, truth, config.prompts, mask_size=skeleton.config.mask_size)
-        prompts, truth = divide_objects(keys.divide, prompts, truth, config.prompts)
         gradients_by = gradients_of if config.accumulate == 1 else accumulated
-        scalars, gradients = gradients_by(state.params, frozen, (batch["image"], truth, prompts, keys))
+        scalars, gradients = gradients_by(state.params, frozen, prompted(state.step, batch))
         norm = optax.tree.norm(gradients)
         updates, moments = optimizer.update(gradients, state.moments, state.params)
         # Decay alone would shrink a weight that no loss has reached yet.

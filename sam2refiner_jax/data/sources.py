@@ -60,6 +60,7 @@ KINDS = {
     "hqsam-val": "hqseg44k",
     "regions": "regions",
     "davis": "clip_frames",
+    "clips": "clip_sources",
     "tfds": "hqseg44k_tfds",
 }
 KINDS_OF_PACKAGES = "sam2refiner_jax.sources"

@@ -19,7 +19,7 @@ from ..image.prompts import ObjectPrompts, bucket, pack_prompts, read_prompts, t
 from ..nn.prompt_encoder import LOGIT_LIMIT, NOT_A_POINT, Prompts
 from ..nn.resize import antialiased_matrix
 from ..pretrained import FromPretrained
-from ..sam2 import SAM2
+from ..sam2 import MEMORY_PARTS, SAM2
 from .array_file import ArrayFile
 from .clip_batch import ClipBatch, ambient_mesh
 from .exemplars import Exemplar
@@ -99,9 +99,11 @@ class SAM2VideoPredictor(TakesExemplars, SavesStates, FromPretrained):
       memory: which frames are remembered, which are attended to, and which of the decoder's masks is the object's: the
         name of a registered policy, or one (`video/policies`). "official" is SAM 2's; there are "quality", "motion" and
         "tree".
+      untrained: track though the checkpoint says that the memory's weights are random.
 
     Raises:
-      ValueError: if the model has no memory, or no refiner that `refine` asks for, or there is no such policy.
+      ValueError: if the model has no memory or an untrained one, or no refiner that `refine` asks for, or there is no
+        such policy.
     """
 
     def __init__(
@@ -115,11 +117,18 @@ class SAM2VideoPredictor(TakesExemplars, SavesStates, FromPretrained):
         memory_dtype: DTypeLike = jnp.bfloat16,
         refine: bool | None = None,
         memory: str | MemoryPolicy = "official",
+        untrained: bool = False,
     ):
         if not model.config.memory:
             raise ValueError(
                 "model must have a memory, which videos need; this one is for photos alone, from a checkpoint without "
                 "the memory's weights (Sam2Model of transformers, where Sam2VideoModel has them)"
+            )
+        random = [part for part in MEMORY_PARTS if part in model.provenance.untrained]
+        if random and not untrained:
+            raise ValueError(
+                f"model must have a trained memory, but its {' and '.join(random)} are random: what it tracks means "
+                "nothing. Train them on clips, or give untrained=True"
             )
         if refine and model.refiner is None:
             raise ValueError("refine must be False for a model without a refiner; load one: load_model(..., refiner=)")

@@ -28,7 +28,10 @@ from .policies import Candidates, Found
 
 __all__ = [
     "EMPTY",
+    "MASK_BIAS",
+    "MASK_SCALE",
     "MemoryBank",
+    "NO_OBJECT_SCORE",
     "ObjectFrames",
     "Segmentation",
     "Slots",
@@ -67,6 +70,7 @@ class Segmentation:
         whether or not the object is in the image; NaN for given masks, which nobody predicted.
       refined: refined logits at the model's input size; None without a refiner of that size.
       carry: what the refiner is to be given back with the next clicks on the same frame.
+      decoded: all that the decoder made, for losses; None unless asked for.
     """
 
     masks: Float[Array | np.ndarray, "*frames objects m m"]
@@ -75,6 +79,7 @@ class Segmentation:
     predicted_iou: Float[Array | np.ndarray, "*frames objects"]
     refined: Float[Array | np.ndarray, "*frames objects s s"] | None = None
     carry: Any = ()
+    decoded: DecoderOutput | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -127,6 +132,9 @@ def segment_tracked(
     prompts: Prompts | None = None,
     origins: Prompts | None = None,
     carry: Any = None,
+    *,
+    embedding: Float[Array, "objects h h c"] | None = None,
+    with_decoded: bool = False,
 ) -> Segmentation:
     """Finds objects in the light of their memories, and of new clicks on them if there are any.
 
@@ -138,10 +146,13 @@ def segment_tracked(
       prompts: new clicks, for which the bank's policy does not choose the mask.
       origins: the prompts of each object's first prompted frame, for the refiner to read where there are no new ones.
       carry: what the refiner carried away from earlier clicks on the frame, if there were any.
+      embedding: with new clicks: what `condition_on_memory` gave of the same memories and frames, if that is at hand.
+      with_decoded: with new clicks: also return all that the decoder made.
     """
     if prompts is not None:
-        embedding = condition_on_memory(model, features, bank.first_paths(), frames)
-        return _segment(model, embedding, features.take(frames.image), prompts, prompts, carry)
+        if embedding is None:
+            embedding = condition_on_memory(model, features, bank.first_paths(), frames)
+        return _segment(model, embedding, features.take(frames.image), prompts, prompts, carry, with_decoded)
     paths = bank.policy.paths
     rows, origins = _repeat((frames, origins), paths)
     active = np.ones(len(rows.image), bool)
@@ -154,13 +165,16 @@ def segment_prompted(
     image: Int[Array | np.ndarray, " objects"],
     prompts: Prompts,
     carry: Any = None,
+    *,
+    with_decoded: bool = False,
 ) -> Segmentation:
     """Segments objects from clicks and boxes alone, as in photos: a frame on which tracking starts.
 
-    `carry` is what the refiner carried away from earlier clicks on the frame, if there were any.
+    `carry` is what the refiner carried away from earlier clicks on the frame, if there were any; `with_decoded` asks
+    for all that the decoder made.
     """
     features = features.take(image)
-    return _segment(model, model.image_embedding(features), features, prompts, prompts, carry)
+    return _segment(model, model.image_embedding(features), features, prompts, prompts, carry, with_decoded)
 
 
 def segment_mask_prompt(
@@ -235,6 +249,8 @@ def advance(
     frames: ObjectFrames,
     active: Bool[Array | np.ndarray, " objects"],
     origins: Prompts | None = None,
+    *,
+    with_decoded: bool = False,
 ) -> tuple[MemoryBank, TrackedFrame]:
     """Tracks every object into one more frame.
 
@@ -246,13 +262,14 @@ def advance(
       active: False for rows that pad the batch and for objects that have a prompt in this frame: the bank does not
         change for them, and their results mean nothing.
       origins: the prompts of each object's first prompted frame, which only refiners read.
+      with_decoded: also return all that the decoder made.
 
     Returns:
       The memories after, and the frame's results.
     """
     paths = bank.policy.paths
     frames, active, origins = _repeat((frames, active, origins), paths)
-    segmentation, bank, found = _follow(model, features, bank, frames, active, origins)
+    segmentation, bank, found = _follow(model, features, bank, frames, active, origins, with_decoded)
     masks = input_size_masks(model, segmentation)
     memory = encode_memory(
         model, features, frames.image, masks, segmentation.object_score_logits, prompted=False
@@ -358,6 +375,7 @@ def _follow(
     frames: ObjectFrames,
     active: Bool[Array | np.ndarray, " rows"],
     origins: Prompts | None,
+    with_decoded: bool = False,
 ) -> tuple[Segmentation, MemoryBank, Found]:
     """What the bank's policy makes of a frame without prompts, one row for each of the bank's.
 
@@ -376,7 +394,8 @@ def _follow(
         output, candidates = jax.tree.map(lambda x: x[rows], (output, candidates))
         bank = bank.going_on_from(rows)
     origins = prompts if origins is None else origins
-    segmentation = _complete(model, output, features, prompts, origins, chosen=1 + choice.mask)
+    chosen = 1 + choice.mask
+    segmentation = _complete(model, output, features, prompts, origins, chosen=chosen, with_decoded=with_decoded)
     return segmentation, bank, Found(candidates, choice.mask)
 
 
@@ -387,9 +406,10 @@ def _segment(
     prompts: Prompts,
     refiner_prompts: Prompts,
     carry: Any = None,
+    with_decoded: bool = False,
 ) -> Segmentation:
     output = model.decode(model.augment(embedding, features), features, prompts, with_refiner=True)
-    return _complete(model, output, features, prompts, refiner_prompts, carry)
+    return _complete(model, output, features, prompts, refiner_prompts, carry, with_decoded=with_decoded)
 
 
 def _complete(
@@ -400,6 +420,8 @@ def _complete(
     refiner_prompts: Prompts,
     carry: Any = None,
     chosen: Int[Array, " objects"] | None = None,
+    *,
+    with_decoded: bool = False,
 ) -> Segmentation:
     """The object's mask of the decoder's, that which was chosen where the prompts leave it open, refined."""
     with model.precision():
@@ -415,7 +437,8 @@ def _complete(
             else:
                 refined = jnp.where(is_there, refined, NO_OBJECT_SCORE)
         masks = jnp.where(is_there, coarse, NO_OBJECT_SCORE)
-        return Segmentation(masks, _object_pointers(model, tokens, scores), scores, iou, refined, carried)
+        decoded = output if with_decoded else None
+        return Segmentation(masks, _object_pointers(model, tokens, scores), scores, iou, refined, carried, decoded)
 
 
 def _choose_mask(

@@ -14,9 +14,17 @@ from training import REFINER, TINY, tiny_config
 
 from sam2refiner_jax import build_model
 from sam2refiner_jax.config import get_config
-from sam2refiner_jax.train.config import LossConfig, ModelConfig, OptimizerConfig, PromptConfig, TrainConfig
+from sam2refiner_jax.train.config import DataConfig, LossConfig, ModelConfig, OptimizerConfig, PromptConfig, TrainConfig
 from sam2refiner_jax.train.loop import place
-from sam2refiner_jax.train.parts import PARTS, describe_parts, make_skeleton, starting_model, take_apart
+from sam2refiner_jax.train.parts import (
+    MEMORY_PARTS,
+    PARTS,
+    describe_parts,
+    make_skeleton,
+    rates_of,
+    starting_model,
+    take_apart,
+)
 from sam2refiner_jax.train.sharding import SMALLEST_SHARDED, global_batch, make_mesh, weight_sharding
 from sam2refiner_jax.train.step import compile_train_step, make_eval_step, make_optimizer, make_train_step
 
@@ -25,7 +33,19 @@ BEGINNINGS = {
     "refiner": ("refiner.",),
     "decoder": ("sam_mask_decoder.",),
     "prompt_encoder": ("sam_prompt_encoder.",),
-    "encoder": ("image_encoder.", "no_mem_embed"),
+    "trunk": ("image_encoder.trunk.",),
+    "neck": ("image_encoder.neck.", "no_mem_embed"),
+}
+PHOTOS_TEACH = sum(BEGINNINGS.values(), ())
+BEGINNINGS |= {
+    "encoder": BEGINNINGS["trunk"] + BEGINNINGS["neck"],
+    "memory_attention": ("memory_attention.", "maskmem_tpos_enc", "obj_ptr_tpos_proj."),
+    "memory_encoder": ("memory_encoder.", "mask_downsample.", "obj_ptr_proj.", "no_obj_"),
+}
+BEGINNINGS["memory"] = BEGINNINGS["memory_attention"] + BEGINNINGS["memory_encoder"]
+CLIPS = {
+    "data": DataConfig(frames=3, objects=2),
+    "loss": LossConfig(final=0.0, auxiliary=0.0, focal=20.0, dice=1.0, iou=1.0, object_score=1.0),
 }
 
 
@@ -111,7 +131,7 @@ def test_every_weight_of_a_part_learns_in_one_step_and_no_other(part, config, ba
     after = jax.tree.map(np.asarray, {**run.state.params, **run.frozen})
     changed = {name for name, value in before.items() if (after[name] != value).any()}
     weights = {name for name, _, variable in run.skeleton.variables if isinstance(variable, nnx.Param)}
-    beginnings = BEGINNINGS.get(part) or sum(BEGINNINGS.values(), ())
+    beginnings = BEGINNINGS.get(part) or PHOTOS_TEACH
     named = {name for name in weights if name.startswith(beginnings)}
     heads = ("sam_mask_decoder.iou_prediction_head.", "sam_mask_decoder.pred_obj_score_head.")
     learned = {name for name in named if judged or not name.startswith(heads)}
@@ -133,9 +153,9 @@ def test_the_table_of_parts_counts_every_parameter():
     for line in describe_parts(skeleton, make_mesh(1, jax.devices()[:1])).splitlines()[1:]:
         part, *numbers = line.split()
         rows[part] = [int(number.replace(",", "")) for number in numbers]
-    assert {*rows} == {*PARTS, "memory", "all"}
+    assert {*rows} == {*PARTS, *MEMORY_PARTS, "other", "all"}
     assert rows["all"] == [sum(column) for column in zip(*(rows[part] for part in rows if part != "all"), strict=True)]
-    assert [row[2] for part, row in rows.items() if part not in ("refiner", "all")] == [0] * 4
+    assert [row[2] for part, row in rows.items() if part not in ("refiner", "all")] == [0] * 7
     _, parameters, learning, held = rows["refiner"]
     assert parameters == learning == held
     assert rows["all"][1] - parameters == 38_962_498  # the official tiny model's
@@ -259,6 +279,33 @@ def test_unknown_parts():
     [
         ({"trainable": ("memory",)}, REFINER, "'memory', which photos do not teach"),
         ({"trainable": ("refiner", "memory")}, REFINER, "'memory', which photos do not teach"),
+        ({"trainable": ("memory_encoder",)}, None, "'memory_encoder', which photos do not teach"),
+        (
+            {"trainable": ("decoder",), "loss": CLIPS["loss"]},
+            None,
+            r"focal and dice are of clips and must be 0 for photos",
+        ),
+        (
+            {**CLIPS, "loss": LossConfig(), "trainable": ("memory",)},
+            None,
+            r"loss\.coarse, auxiliary, .* must be 0 for clips",
+        ),
+        (
+            {**CLIPS, "trainable": ("refiner",)},
+            REFINER,
+            r"loss\.final must not be 0 where the refiner is trained on clips",
+        ),
+        ({**CLIPS, "prompts": PromptConfig(divided=0.5)}, None, r"prompts\.divided must be 0 for clips"),
+        (
+            {
+                **CLIPS,
+                "data": DataConfig(frames=1),
+                "prompts": PromptConfig(box=0.0, points=0.0),
+                "trainable": ("neck",),
+            },
+            None,
+            "must not be masks alone where clips have one frame",
+        ),
         ({"trainable": ()}, REFINER, "trainable must name at least one of refiner, decoder, .*, all, got none"),
         ({"trainable": ("decoder",)}, None, r"without a refiner, loss\.coarse must not be 0"),
         ({"loss": LossConfig(final=0.0, auxiliary=0.0)}, REFINER, "must not all be 0: nothing would be learned"),
@@ -272,3 +319,39 @@ def test_unknown_parts():
 def test_what_cannot_learn_is_refused(fields, refiner, message):
     with pytest.raises(ValueError, match=message):
         make_skeleton(TrainConfig(**fields), build_model(TINY).config, refiner)
+
+
+@pytest.mark.parametrize("part", ["memory", "memory_attention", "memory_encoder", "trunk"])
+def test_clips_teach_the_memory(part):
+    config = TrainConfig(trainable=(part,), **CLIPS)
+    skeleton = make_skeleton(config, build_model(TINY).config, None)
+    weights = {name for name, _, variable in skeleton.variables if isinstance(variable, nnx.Param)}
+    assert skeleton.trainable == {name for name in weights if name.startswith(BEGINNINGS[part])}
+    every = make_skeleton(dataclasses.replace(config, trainable=("all",)), build_model(TINY).config, None)
+    assert every.trainable == weights - {"no_mem_pos_enc"}  # which nothing computes with
+
+
+def test_rates_of_the_trunk_are_the_official_ones():
+    """Against the official trunk's own numbering of its layers."""
+    from sam2.modeling.backbones.hieradet import Hiera
+
+    base = get_config("sam2.1_hiera_t")
+    skeleton = make_skeleton(TrainConfig(trainable=("all",), **CLIPS), base, None)
+    rates = rates_of(skeleton, OptimizerConfig(layer_decay=0.9, encoder_rate=0.6))
+    official = Hiera(embed_dim=8, num_heads=1, stages=base.trunk.stages, global_att_blocks=())
+    layers = official.get_num_layers() + 1
+    beginning = "image_encoder.trunk."
+    for name, rate in rates.items():
+        slowed = name.startswith(beginning) and "pos_embed" not in name
+        layer = official.get_layer_id(name.removeprefix(beginning)) if slowed else layers
+        assert rate == pytest.approx(0.6 * 0.9 ** (layers - layer)), name
+    assert {*rates} == {name for name in skeleton.trainable if name.startswith(BEGINNINGS["encoder"])}
+    assert len({*rates.values()}) == sum(base.trunk.stages) + 2
+
+
+def test_slower_weights_move_less():
+    params = {"a.kernel": jnp.ones(3), "b.kernel": jnp.ones(3)}
+    config = OptimizerConfig(warmup_steps=0, layer_decay=0.5)
+    optimizer, _ = make_optimizer(config, 10, {"a.kernel", "b.kernel"}, {"a.kernel": 0.25})
+    updates, _ = optimizer.update(jax.tree.map(jnp.ones_like, params), optimizer.init(params), params)
+    np.testing.assert_allclose(updates["a.kernel"], 0.25 * updates["b.kernel"], rtol=1e-6)

@@ -9,11 +9,12 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from ...data.clip_sources import ClipSample
 from ...data.masks import OBJECT
 from ...data.sources import Sample
 from ..config import AugmentConfig
 
-__all__ = ["augment", "change_colours", "masks_of", "put_together", "resize", "squeeze"]
+__all__ = ["augment", "augment_clip", "change_colours", "masks_of", "put_together", "resize", "squeeze"]
 
 # What is beside an image that is smaller than the input, as in HQ-SAM.
 PADDING = 128
@@ -96,8 +97,52 @@ def augment(sample: Sample, size: int, config: AugmentConfig, rng: np.random.Gen
     return result
 
 
-def _rotate(sample: Sample, degrees: float) -> Sample:
-    """The sample turned about its centre, in its own frame; as it is if nothing of its object would be left."""
+def augment_clip(clip: ClipSample, size: int, config: AugmentConfig, rng: np.random.Generator) -> ClipSample:
+    """The clip at size x size; the same happens to all of its frames.
+
+    Objects of which too little is left in the first frame have empty masks. A clip that no jitter leaves an object is
+    squeezed instead. What `augment` does is drawn from the first frame and its first object.
+
+    Args:
+      clip: the clip.
+      size: side of the result.
+      config: what may happen.
+      rng: the only source of randomness.
+    """
+    images, masks = clip["image"], clip["mask"]
+    if config.flip and rng.random() < 0.5:
+        images, masks = images[:, :, ::-1], masks[:, :, ::-1]
+    if config.rotate:
+        degrees = rng.uniform(-config.rotate, config.rotate)
+        turned = [_rotate({"image": i, "mask": m}, degrees, always=True) for i, m in zip(images, masks, strict=True)]
+        if any(mask.max() >= OBJECT for mask in masks_of(turned[0]["mask"])):
+            images, masks = (np.stack([frame[name] for frame in turned]) for name in ("image", "mask"))
+    first = np.ascontiguousarray(masks[0, ..., 0])
+    if config.squeeze and rng.random() < config.squeeze:
+        window = _draw_kept(first, size, _draw_part, rng)
+    elif config.jitter:
+        window = _draw_kept(first, size, functools.partial(_draw_window, scales=config.jitter), rng)
+    else:
+        window = None
+    height, width = first.shape
+    window = window or Window(0, 0, height, width, size, size)
+    cut = [_paste(_part(np.ascontiguousarray(image), window), size, PADDING) for image in images]
+    covers = [[_paste(_part(mask, window), size, 0) for mask in masks_of(frame)] for frame in masks]
+    for place, mask in enumerate(masks_of(masks[0])):
+        if np.count_nonzero(covers[0][place] >= OBJECT) < _enough(size):
+            # The only object of a clip that was squeezed whole is there, however thin.
+            keep = place == 0 and window == Window(0, 0, height, width, size, size)
+            covers[0][place] = _squeeze_mask(mask, size) if keep else covers[0][place]
+            for frame in covers if not keep else ():
+                frame[place] = np.zeros((size, size), np.uint8)
+    if config.colour:
+        seed = int(rng.integers(2**32))
+        cut = [change_colours(image, config.colour, np.random.default_rng(seed)) for image in cut]
+    return {"image": np.stack(cut), "mask": np.stack([np.stack(frame, axis=-1) for frame in covers])}
+
+
+def _rotate(sample: Sample, degrees: float, *, always: bool = False) -> Sample:
+    """The sample turned about its centre, in its own frame; unless `always`, not if nothing of its object were left."""
     image, masks = sample["image"], masks_of(sample["mask"])
     height, width = masks[0].shape
     turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
@@ -106,6 +151,8 @@ def _rotate(sample: Sample, degrees: float) -> Sample:
         return cv2.warpAffine(np.ascontiguousarray(picture), turn, (width, height), borderMode=cv2.BORDER_REFLECT_101)
 
     first, *others = [turned(mask) for mask in masks]
+    if always:
+        return {"image": turned(image), "mask": np.stack([first, *others], axis=-1)}
     if first.max() < OBJECT:
         return sample
     return {"image": turned(image), "mask": put_together(sample["mask"], [first, *others], enough=1)}
@@ -135,17 +182,32 @@ def _cut(
     sample: Sample, size: int, draw: Callable[[int, int, int, np.random.Generator], Window], rng: np.random.Generator
 ) -> Sample | None:
     """The part of the sample in a window that `draw` draws, or None if the object is lost in every attempt."""
-    first, *others = masks_of(sample["mask"])
-    height, width = first.shape
-    enough = max(1.0, OBJECT_PIXELS * (size / 1024) ** 2)
+    masks = masks_of(sample["mask"])
+    window = _draw_kept(masks[0], size, draw, rng)
+    if window is None:
+        return None
+    cut = [_paste(_part(mask, window), size, 0) for mask in masks]
+    image = _paste(_part(sample["image"], window), size, PADDING)
+    return {"image": image, "mask": put_together(sample["mask"], cut, _enough(size))}
+
+
+def _draw_kept(
+    mask: UInt8[np.ndarray, "h w"],
+    size: int,
+    draw: Callable[[int, int, int, np.random.Generator], Window],
+    rng: np.random.Generator,
+) -> Window | None:
+    """A window that enough of the object is in, or None if it is lost in every attempt."""
     for _ in range(ATTEMPTS):
-        window = draw(height, width, size, rng)
-        mask = _paste(_part(first, window), size, 0)
-        if np.count_nonzero(mask >= OBJECT) >= enough:
-            cut = [_paste(_part(other, window), size, 0) for other in others]
-            image = _paste(_part(sample["image"], window), size, PADDING)
-            return {"image": image, "mask": put_together(sample["mask"], [mask, *cut], enough)}
+        window = draw(mask.shape[0], mask.shape[1], size, rng)
+        if np.count_nonzero(_part(mask, window) >= OBJECT) >= _enough(size):
+            return window
     return None
+
+
+def _enough(size: int) -> float:
+    """So many pixels of an object must be left."""
+    return max(1.0, OBJECT_PIXELS * (size / 1024) ** 2)
 
 
 def _draw_window(

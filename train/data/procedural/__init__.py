@@ -2,13 +2,14 @@
 
 Read upwards: `shapes` gives outlines, `sketch` collects them into a drawing and renders it, the families (`creatures`,
 `machines`, `plants`, `structures`) draw objects, `fields`, `colours` and `textures` give surfaces, `painting` makes
-layers, `backgrounds`, `camera` and `scene` compose them, `source` numbers the scenes.
+layers, `backgrounds`, `camera` and `scene` compose them, `source` numbers the scenes; `moving` makes them move.
 """
 
 from ....data.sources import register_source
+from .moving import MovingScenes
 from .source import ProceduralSource
 
-__all__ = ["ProceduralSource", "open_procedural"]
+__all__ = ["MovingScenes", "ProceduralSource", "open_moving", "open_procedural"]
 
 
 @register_source("procedural")
@@ -25,3 +26,19 @@ def open_procedural(
             f"a procedural source has no location, got {location!r}; folders of photos are its option photos"
         )
     return ProceduralSource(size, seed, photos, length)
+
+
+@register_source("procedural-clips")
+def open_moving(
+    location: str, size: int = 256, seed: int = 0, photos: tuple[str, ...] = (), length: int = 2**31 - 1
+) -> MovingScenes:
+    """The source "procedural-clips:?size=256&seed=0&photos=DIR1,DIR2"; it has no location.
+
+    Raises:
+      ValueError: if a location is given, or an option is out of its range.
+    """
+    if location:
+        raise ValueError(
+            f"a procedural source has no location, got {location!r}; folders of photos are its option photos"
+        )
+    return MovingScenes(size, seed, photos, length)

@@ -12,7 +12,7 @@ from .families import Family, draw_family, pick_family
 from .painting import Layer, Look, paint
 from .textures import Textures
 
-__all__ = ["LARGEST", "SMALLEST", "is_salient", "make_scene"]
+__all__ = ["LARGEST", "SMALLEST", "extents", "is_salient", "make_scene", "place"]
 
 # Share of the picture that a target's visible mask may hold.
 SMALLEST, LARGEST = 0.006, 0.75
@@ -37,7 +37,7 @@ def make_scene(
     if rng.random() < 0.2:  # out of focus
         scene = cv2.GaussianBlur(scene, (0, 0), rng.uniform(0.003, 0.02) * size)
     herd = pick_family(rng) if rng.random() < 0.25 else None
-    layers = [_place(rng, size, extent, herd or pick_family(rng), textures, look) for extent in _extents(rng)]
+    layers = [place(rng, size, extent, herd or pick_family(rng), textures, look) for extent in extents(rng)]
     for layer in layers:
         if rng.random() < 0.4:
             scene = cast_shadow(rng, scene, layer)
@@ -103,7 +103,7 @@ def _others(layers: list[Layer], shown: list[Plane], target: Plane) -> list[Plan
     return sorted(found, key=lambda plane: -float(plane.sum()))
 
 
-def _extents(rng: np.random.Generator) -> list[float]:
+def extents(rng: np.random.Generator) -> list[float]:
     """Sizes of the objects' boxes from the lowest to the uppermost, as shares of the picture's side."""
     hero = rng.uniform(0.4, 1.15) if rng.random() < 0.8 else rng.uniform(0.17, 0.4)
     others = np.exp(rng.uniform(np.log(0.1), np.log(0.8), int(rng.choice([0, 1, 1, 2, 3, 5])))).tolist()
@@ -111,7 +111,7 @@ def _extents(rng: np.random.Generator) -> list[float]:
     return others
 
 
-def _place(rng: np.random.Generator, size: int, extent: float, family: Family, textures: Textures, look: Look) -> Layer:
+def place(rng: np.random.Generator, size: int, extent: float, family: Family, textures: Textures, look: Look) -> Layer:
     """Draws an object, turns and squeezes it, brings it into the frame, and paints it."""
     sketch = draw_family(rng, family)
     low, high = sketch.bounds()
