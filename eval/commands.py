@@ -14,6 +14,7 @@ from ..sam2 import SAM2
 from ..video.policies import MemoryPolicy, memory_policy
 from ..video.predictor import SAM2VideoPredictor
 from .ablation import ABLATION_REPORT, find_refiners, models_of, write_ablation_report
+from .baselines import BaselineTracker, CarryingTracker
 from .comparison import COMPARISON_REPORT, compare_refiners, evaluate_models, write_comparison
 from .image import Clock, ImageSettings, LeftOut, evaluate_images
 from .image_sets import Benchmark, open_benchmarks
@@ -23,13 +24,14 @@ from .report import IMAGE_REPORT, write_image_report
 from .run_folder import Record, RunFolder
 from .segmenters import FilledBox, GrabCut, Segmenter
 from .tables import Summary
-from .trackers import BaselineTracker, Tracker, our_tracker
+from .trackers import Tracker, our_tracker
 from .video import MASKS_FOLDER, evaluate_videos, score_predictions, unscored_objects
 from .video_report import VIDEO_REPORT, summarise_videos, write_video_comparison, write_video_report
 
 __all__ = ["ablation", "image", "video"]
 
 Model = Literal["sam2refiner", "sam2", "grabcut", "box"]
+VideoModel = Literal["sam2refiner", "sam2", "grabcut", "box", "copy", "flow"]
 VideoPrompt = Literal["mask", "box", "click"]
 UNSEEN_FILE = "unseen_videos.txt"
 
@@ -107,7 +109,7 @@ def video(
     checkpoint: str = DEFAULT_CHECKPOINT,
     refiner: Path | None = None,
     refiners: tuple[Path, ...] = (),
-    model: Model = "sam2refiner",
+    model: VideoModel = "sam2refiner",
     output: Path = Path("out/eval"),
     prompt: VideoPrompt = "mask",
     clips: tuple[str, ...] = (),
@@ -115,6 +117,7 @@ def video(
     unseen: Path | None = None,
     predictions: Path | None = None,
     memory: str = "official",
+    image_size: int | None = None,
     dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> None:
     """Evaluate tracking from the first frame, on DAVIS 2016 or 2017 or LVOS v1 or v2.
@@ -129,7 +132,8 @@ def video(
       refiner: A refiner's checkpoint directory.
       refiners: Several of them, of any kinds, side by side, as of `eval image`.
       model: What makes the masks: this package, the official PyTorch package sam2 with the same official .pt, or a
-        baseline that needs no checkpoint.
+        baseline that needs no checkpoint: grabcut and box, which are of photos too, copy, which leaves the first mask
+        where it is, or flow, which moves it by optical flow.
       output: The folder for the results.
       prompt: What is given of each object in its first frame.
       clips: The clips to evaluate; all unless given.
@@ -138,12 +142,15 @@ def video(
         in the folder, if there is one.
       predictions: Score the masks in this folder, PREDICTIONS/CLIP/FRAME.png, instead of making any.
       memory: What is remembered of tracked frames: official, quality, motion, tree, or a policy of your own.
+      image_size: Side of the square that frames are squeezed to, a multiple of 32; the checkpoint's own unless given.
       dtype: Computation type; bfloat16 is the fast mode on GPUs and TPUs.
     """
     if clips and clip_list:
         raise ValueError("give either clips or a clip_list, not both")
     if refiners and (refiner is not None or model != "sam2refiner" or predictions is not None):
         raise ValueError("refiners need the model sam2refiner, and neither another refiner nor predictions")
+    if image_size is not None and (model != "sam2refiner" or predictions is not None):
+        raise ValueError(f"an image_size needs the model sam2refiner and no predictions, got {model} and {predictions}")
     policy = memory_policy(memory)
     if memory != "official" and (model != "sam2refiner" or predictions is not None):
         raise ValueError(f"a memory needs the model sam2refiner and no predictions, got {model} and {predictions}")
@@ -162,9 +169,12 @@ def video(
     if refiners:
         named = {"refiners": list(map(str, refiners)), "folder": str(folder), "prompt": prompt}
         named |= {} if policy.follows_frames else {"memory": repr(policy)}
+        named |= {} if image_size is None else {"image_size": image_size}
         RunFolder(output, {**named, "clips": [clip.name for clip in found]}, COMPARISON_REPORT)
         summaries = {}
-        for name, each in compare_refiners(load_model(checkpoint, dtype=dtype), refiners).items():
+        for name, each in compare_refiners(
+            load_model(checkpoint, image_size=image_size, dtype=dtype), refiners
+        ).items():
             clock = Clock()
             tracker: Tracker = our_tracker(SAM2VideoPredictor(each, memory=policy), name)
             records, left_out = _track(tracker, found, folder, prompt, output / name, clock)
@@ -177,7 +187,7 @@ def video(
         records, left_out = score_predictions(found, predictions, clock)
         table = report(output, records, predictions.name, left_out, clock)
     else:
-        tracker, clock = _open_tracker(model, checkpoint, refiner, policy, dtype), Clock()
+        tracker, clock = _open_tracker(model, checkpoint, refiner, policy, image_size, dtype), Clock()
         records, left_out = _track(tracker, found, folder, prompt, output, clock)
         table = report(output, records, tracker.name, left_out, clock)
     print(f"{table}\n\nresults: {output}")
@@ -277,15 +287,26 @@ def _open_segmenter(
     return GrabCut() if model == "grabcut" else FilledBox()
 
 
-def _open_tracker(model: Model, checkpoint: str, refiner: Path | None, memory: MemoryPolicy, dtype: str) -> Tracker:
+def _open_tracker(
+    model: VideoModel,
+    checkpoint: str,
+    refiner: Path | None,
+    memory: MemoryPolicy,
+    image_size: int | None,
+    dtype: str,
+) -> Tracker:
     if model == "sam2refiner":
-        predictor = SAM2VideoPredictor(load_model(checkpoint, refiner=refiner, dtype=dtype), memory=memory)
+        loaded = load_model(checkpoint, refiner=refiner, image_size=image_size, dtype=dtype)
+        predictor = SAM2VideoPredictor(loaded, memory=memory)
         name = _model_name(checkpoint, refiner)
-        return our_tracker(predictor, name if memory.follows_frames else f"{name}, memory {memory.kind}")
+        asked = {} if image_size is None else {"image_size": image_size}  # settings of earlier versions have none
+        return our_tracker(predictor, name if memory.follows_frames else f"{name}, memory {memory.kind}", **asked)
     if refiner is not None:
         raise ValueError(f"a refiner needs the model sam2refiner, got {model}")
     if model == "sam2":
         return open_official_tracker(checkpoint)
+    if model in ("copy", "flow"):
+        return CarryingTracker(model)
     return BaselineTracker(GrabCut() if model == "grabcut" else FilledBox())
 
 

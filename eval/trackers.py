@@ -1,4 +1,4 @@
-"""What the video benchmark measures: predictors of SAM 2, ours or the official one, and baselines without a model."""
+"""What the video benchmark measures: predictors of SAM 2, ours or the official one; `baselines` need no model."""
 
 import dataclasses
 import itertools
@@ -12,17 +12,12 @@ from jaxtyping import Bool, Float
 from ..checkpoints import weights_checksum
 from ..commands.track_run import HISTORY
 from ..image.boxes import box_around
-from ..video.frames import FrameFolder
 from ..video.predictor import SAM2VideoPredictor
 from ..video.state import FrameScores
 from .clicks import next_click
-from .segmenters import FilledBox, GrabCut
 from .truth_prompts import Prompt
 
-__all__ = ["BaselineTracker", "PredictorTracker", "Start", "TrackedObjects", "Tracker", "our_tracker", "start_of"]
-
-# How much the box of the last mask grows, on each side, before GrabCut looks for the object in the next frame.
-GROWTH = 0.2
+__all__ = ["PredictorTracker", "Start", "TrackedObjects", "Tracker", "our_tracker", "start_of"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,54 +124,14 @@ class PredictorTracker:
         )
 
 
-def our_tracker(predictor: SAM2VideoPredictor, name: str) -> PredictorTracker:
-    """Our predictor as a tracker that remembers as much of a clip as tracking forwards needs."""
+def our_tracker(predictor: SAM2VideoPredictor, name: str, **further: Any) -> PredictorTracker:
+    """Our predictor as a tracker that remembers as much of a clip as tracking forwards needs; `further` settings."""
     settings = {
         "dtype": predictor.model.dtype.name,
         "weights": weights_checksum(predictor.model),
         "refined": predictor.model.refiner is not None,
+        **further,
     }
     if not predictor.memory.follows_frames:  # runs of before there were others have no such setting
         settings["memory"] = repr(predictor.memory)
     return PredictorTracker(predictor, name, settings, with_scores=True, history=HISTORY)
-
-
-class BaselineTracker:
-    """The baselines: `box` repeats the first frame's box, `grabcut` cuts each frame from the last mask's grown box.
-
-    Where GrabCut loses the object, it goes on looking in the last box it had.
-
-    Args:
-      baseline: what makes the masks: a `FilledBox` or a `GrabCut`.
-    """
-
-    def __init__(self, baseline: FilledBox):
-        self.name = baseline.name
-        self._baseline = baseline
-
-    def settings(self) -> dict[str, Any]:
-        return {"tracker": self.name}
-
-    def track(self, frames: Path, starts: Starts) -> Iterator[TrackedObjects]:
-        prompts: dict[int, Prompt] = {}
-        for index, photo in enumerate(FrameFolder(frames, size=1).photos()):
-            new = starts.get(index, {})
-            prompts |= {number: _as_prompt(start) for number, start in new.items()}
-            masks = {number: self._baseline.mask(photo, prompt) for number, prompt in prompts.items()}
-            if isinstance(self._baseline, GrabCut):
-                prompts |= {n: Prompt(box=_grown(box_around(mask), mask)) for n, mask in masks.items() if mask.any()}
-            masks |= {number: start.mask for number, start in new.items() if start.mask is not None}
-            if masks:
-                logits = np.where(np.stack(list(masks.values())), 1.0, -1.0).astype(np.float32)
-                yield TrackedObjects(index, list(masks), logits)
-
-
-def _as_prompt(start: Start) -> Prompt:
-    return start.prompt if start.mask is None else Prompt(box=box_around(start.mask))
-
-
-def _grown(box: tuple[float, float, float, float], mask: np.ndarray) -> tuple[float, float, float, float]:
-    height, width = mask.shape
-    x0, y0, x1, y1 = box
-    dx, dy = GROWTH * (x1 - x0 + 1), GROWTH * (y1 - y0 + 1)
-    return max(0.0, x0 - dx), max(0.0, y0 - dy), min(width - 1.0, x1 + dx), min(height - 1.0, y1 + dy)

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import tyro
@@ -15,11 +16,12 @@ from videos import moving_frames, write_jpegs
 from sam2refiner_jax import SAM2VideoPredictor
 from sam2refiner_jax.data.clips import open_clips, read_names
 from sam2refiner_jax.data.masks import davis_palette
+from sam2refiner_jax.eval.baselines import BaselineTracker, CarryingTracker
 from sam2refiner_jax.eval.commands import video
 from sam2refiner_jax.eval.image import Clock
 from sam2refiner_jax.eval.run_folder import RunFolder
 from sam2refiner_jax.eval.segmenters import FilledBox, GrabCut
-from sam2refiner_jax.eval.trackers import BaselineTracker, Start, our_tracker, start_of
+from sam2refiner_jax.eval.trackers import Start, our_tracker, start_of
 from sam2refiner_jax.eval.video import evaluate_videos, score_clip, track_clip
 from sam2refiner_jax.eval.video_report import summarise_videos, write_video_report
 
@@ -215,6 +217,27 @@ def test_grabcut_follows_a_moving_object(davis, tmp_path):
         last = [logits[0] > 0 for _, _, logits, _ in BaselineTracker(baseline).track(frames, starts)][-1]
         truth = numbered_frames()[-1] == 1
         assert ((last & truth).sum() / (last | truth).sum() > 0.8) == follows
+
+
+def test_a_carried_mask_moves_with_the_picture_or_stays(tmp_path):
+    """A textured picture that goes 3 pixels a frame: the flow is known."""
+    texture = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (96, 160, 3), np.uint8), (0, 0), 2)
+    photos = [np.roll(texture, 3 * i, axis=1)[:, :128] for i in range(6)]
+    truths = [np.zeros((96, 128), bool) for _ in photos]
+    for i, truth in enumerate(truths):
+        truth[30:62, 30 + 3 * i : 70 + 3 * i] = True
+    frames = write_jpegs(tmp_path / "moving", photos)
+    starts = {1: {7: Start(mask=truths[1])}}
+    for name, moves in (("flow", True), ("copy", False)):
+        found = list(CarryingTracker(name).track(frames, starts))
+        assert [each.frame for each in found] == [1, 2, 3, 4, 5]
+        last = found[-1].logits[0] > 0
+        assert ((last & truths[5]).sum() / (last | truths[5]).sum() > 0.9) == moves
+        assert (last == truths[1]).all() != moves
+    boxed = next(CarryingTracker("copy").track(frames, {0: {1: start_of("box", truths[0])}}))
+    np.testing.assert_array_equal(boxed.logits[0] > 0, truths[0])
+    with pytest.raises(ValueError, match="name must be copy or flow, got 'still'"):
+        CarryingTracker("still")
 
 
 @pytest.fixture(scope="module")
