@@ -1,5 +1,6 @@
 """The commands `sam2refiner convert` and `sam2refiner export`."""
 
+import tempfile
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +15,7 @@ from sam2refiner_jax.checkpoints import (
     load_model,
     load_weights,
     read_refiner,
+    save_model,
 )
 from sam2refiner_jax.refiners.base import kind_of
 from sam2refiner_jax.serving.export import PLATFORMS, export_programs
@@ -56,6 +58,7 @@ def export(
     *,
     format: Literal["official", "transformers", "stablehlo"] = "official",
     platforms: str = ",".join(PLATFORMS),
+    adapters: Path | None = None,
 ) -> None:
     """Turn a checkpoint directory back into PyTorch weights, official or of transformers, or into programs.
 
@@ -68,9 +71,16 @@ def export(
         the settings of its processors and a model card, which huggingface_hub can upload as it is; stablehlo is a
         folder of programs that need JAX and NumPy alone, with the weights and what runs them.
       platforms: That programs can run on, some of cpu, cuda and tpu, with commas between.
+      adapters: A directory of adapters that were trained for this model, to be merged first.
     """
     if not is_checkpoint(checkpoint):
         checkpoint = BUNDLED.get(str(checkpoint), checkpoint)
+    if adapters is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            merged = Path(folder) / checkpoint.name
+            save_model(load_model(checkpoint, adapters=adapters), merged)
+            export(merged, output, format=format, platforms=platforms)
+        return
     if is_refiner(checkpoint):
         if format != "official":
             raise ValueError(f"format must be official for a refiner, which {format} has no place for")

@@ -86,7 +86,7 @@ class CarryingTracker:
         for index, photo in enumerate(FrameFolder(frames, size=1).photos()):
             gray = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)
             if self.name == "flow" and before is not None and masks:
-                flow = flow_of.calc(gray, before, None)
+                flow = flow_of.calc(gray, before, np.zeros((*gray.shape, 2), np.float32))
                 masks = {number: _carried(mask, flow) for number, mask in masks.items()}
             before = gray
             masks |= {n: _mask_of(start, photo).astype(np.float32) for n, start in starts.get(index, {}).items()}

@@ -167,7 +167,7 @@ def video(
         return write_video_report(place, records, name, find_layout(folder), unseen_names, clock, missing)
 
     if refiners:
-        named = {"refiners": list(map(str, refiners)), "folder": str(folder), "prompt": prompt}
+        named: dict[str, Any] = {"refiners": list(map(str, refiners)), "folder": str(folder), "prompt": prompt}
         named |= {} if policy.follows_frames else {"memory": repr(policy)}
         named |= {} if image_size is None else {"image_size": image_size}
         RunFolder(output, {**named, "clips": [clip.name for clip in found]}, COMPARISON_REPORT)

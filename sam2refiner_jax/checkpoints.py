@@ -38,6 +38,7 @@ __all__ = [
     "load_refiner",
     "load_weights",
     "model_from_weights",
+    "read_alone",
     "read_provenance",
     "read_refiner",
     "save_model",
@@ -46,6 +47,7 @@ __all__ = [
     "weight_shapes",
     "weights_checksum",
     "weights_of",
+    "write_alone",
 ]
 
 # What commands load unless told otherwise.
@@ -106,6 +108,7 @@ def load_model(
     source: str | os.PathLike[str],
     *,
     refiner: str | os.PathLike[str] | None = None,
+    adapters: str | os.PathLike[str] | None = None,
     image_size: int | None = None,
     dtype: DTypeLike = jnp.float32,
 ) -> SAM2:
@@ -118,14 +121,15 @@ def load_model(
         tensors or of those of the transformers library, a folder of one, or a Hugging Face id such as
         "facebook/sam2.1-hiera-large" or "lkeab/hq-sam".
       refiner: a directory written by `save_refiner`. Unless given, the refiner that `source` was saved with, if any.
+      adapters: a directory of adapters that were trained for this model, to be merged (`adapters.py`).
       image_size: side of the square input in pixels, a multiple of 32, instead of the checkpoint's own: positional
         embeddings are stretched as the official model does that is built at another size.
       dtype: computation type, float32 or bfloat16. In bfloat16 the weights of matrix products and convolutions are
         stored so too.
 
     Raises:
-      CheckpointError: if `source` or `refiner` is not such a checkpoint, or the refiner is for models of other sizes,
-        naming what is wrong.
+      CheckpointError: if `source`, `refiner` or `adapters` is not such a checkpoint, or the refiner or the adapters are
+        for models of other sizes, naming what is wrong.
       ValueError: on an unknown dtype, or a size that cannot be.
     """
     dtype = _compute_dtype(dtype)
@@ -140,6 +144,10 @@ def load_model(
     else:
         found = _official_reader()(source)
         config, weights, found_refiner = found.config, found.weights, found.refiner
+    if adapters is not None:
+        from .adapters import load_adapters, merge_adapters  # which stands on this module
+
+        weights = merge_adapters(weights, load_adapters(adapters))
     config = _at_size(config, image_size)
     model = model_from_weights(config, weights, dtype=dtype)
     model.provenance = provenance
@@ -364,6 +372,20 @@ def save_weights(
             _write_refiner(partial / REFINER_FOLDER, config, *refiner)
 
 
+def write_alone(directory: Path, document: dict[str, Any], weights: Mapping[str, Any]) -> None:
+    """Writes weights that are no model by themselves, and what is to be known of them, into a directory."""
+    _write_weights(directory, document, weights)
+
+
+def read_alone(directory: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], Weights]:
+    """What `write_alone` wrote.
+
+    Raises:
+      CheckpointError: if it is none, or is damaged.
+    """
+    return _read_document(Path(directory), kind), _restore(Path(directory))
+
+
 def _write_weights(directory: Path, document: dict[str, Any], weights: Mapping[str, Any]) -> None:
     from orbax.checkpoint import v1 as ocp
 
@@ -389,8 +411,9 @@ def load_weights(directory: str | os.PathLike[str]) -> tuple[SAM2Config, Weights
     """
     directory = Path(directory).absolute()
     document = _read_document(directory, "model")
-    if "refiner" in document:
-        raise CheckpointError(f"{directory} holds a refiner alone, not a model; give it as `refiner`")
+    for kind, what in (("refiner", "a refiner"), ("adapters", "adapters")):
+        if kind in document:
+            raise CheckpointError(f"{directory} holds {what} alone, not a model; give it as `{kind}`")
     try:
         config = SAM2Config.from_dict(document["model"])
     except (ValueError, KeyError, TypeError) as error:

@@ -31,6 +31,8 @@ class ModelConfig:
         own refiner is trained on, as it is configured there, if it is of this kind, or if this is None.
       image_size: side of the model's input in pixels; the preset's or checkpoint's own unless given.
       dtype: computation type, "float32" or "bfloat16"; what is trained is stored in float32 either way.
+      load: parts to take from other checkpoints of models of the same sizes, each PART=CHECKPOINT, with PART as
+        `trainable` names it or a pattern of dotted names of weights, such as "*.trunk.*=DIR".
     """
 
     name: str = "sam2.1_hiera_l"
@@ -38,6 +40,7 @@ class ModelConfig:
     refiner: Any = dataclasses.field(default_factory=SAM2RefinerConfig)
     image_size: int | None = None
     dtype: str = "bfloat16"
+    load: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,6 +253,34 @@ class OptimizerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters (`sam2refiner_jax/adapters.py`) of matrices that are frozen themselves.
+
+    Attributes:
+      rank: of their products; 0 for none.
+      alpha: the products are scaled by alpha / rank.
+      parts: of the model whose matrices get them, by the names that `trainable` takes.
+      match: which of these matrices: a pattern of their dotted names, such as "*.attn.*".
+    """
+
+    rank: int = 0
+    alpha: float = 16.0
+    parts: tuple[str, ...] = ("encoder",)
+    match: str = "*"
+
+    def __post_init__(self):
+        if self.rank < 0:
+            raise ValueError(f"rank must not be negative, got {self.rank}")
+        if not self.alpha > 0:
+            raise ValueError(f"alpha must be positive, got {self.alpha}")
+
+    @property
+    def scale(self) -> float:
+        """What the products are multiplied by."""
+        return self.alpha / max(self.rank, 1)
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """A training run.
 
@@ -264,7 +295,8 @@ class TrainConfig:
       optimizer: the optimizer.
       trainable: the parts of the model that learn: "refiner", "decoder" (with "object_score", which can learn without
         it), "prompt_encoder", "encoder" ("trunk" and "neck"), "memory" ("memory_attention" and "memory_encoder"), or
-        "all" these. Photos teach nothing of a video's memory.
+        "all" these. Photos teach nothing of a video's memory. May be empty where adapters learn.
+      lora: adapters, which learn besides. If nothing else does, the result is `adapters/` alone.
       batch_size: images or clips a step, of all devices together.
       accumulate: parts into which each step's batch is cut, one after the other, for less memory.
       epochs: how often every image is seen.
@@ -288,6 +320,7 @@ class TrainConfig:
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     trainable: tuple[str, ...] = ("refiner",)
+    lora: LoraConfig = LoraConfig()
     batch_size: int = 32
     accumulate: int = 1
     epochs: float | None = 20.0

@@ -15,6 +15,7 @@ import optax
 from jax.sharding import Mesh
 from tqdm import tqdm
 
+from ..adapters import Adapters, save_adapters
 from ..atomic import new_file
 from ..checkpoints import save_model, save_refiner
 from ..commands.outputs import check_unused
@@ -83,7 +84,8 @@ def train(config: TrainConfig, workdir: Path, *, progress: bool = True) -> Path:
     """Trains, or goes on training, in a folder; returns the folder of the finished model or refiner.
 
     The folder gets `config.json`, `log.jsonl`, `tensorboard/`, `panels/`, `checkpoints/` and, at the end, `refiner/`
-    where the refiner alone was trained, else `model/`; `load_model` reads both. `profile/` is there on request.
+    where the refiner alone was trained, `adapters/` where adapters alone were, else `model/`; `load_model` reads them
+    all. `profile/` is there on request.
 
     Args:
       config: the run.
@@ -100,7 +102,7 @@ def train(config: TrainConfig, workdir: Path, *, progress: bool = True) -> Path:
     mesh = make_mesh(config.model_parallel)
     check_batch(config, mesh, "devices")
     workdir.mkdir(parents=True, exist_ok=True)
-    result = workdir / ("refiner" if set(config.trainable) == {"refiner"} else "model")
+    result = workdir / _result_name(config)
     _claim(workdir, config, result)
     if result.exists():
         log.info("%s is there already: the run is finished", result)
@@ -189,7 +191,7 @@ def train(config: TrainConfig, workdir: Path, *, progress: bool = True) -> Path:
 
 def place(model: Any, skeleton: Skeleton, config: TrainConfig, steps: int, mesh: Mesh) -> tuple[TrainState, Any]:
     """The initial state and the frozen weights, laid out on the mesh."""
-    params, frozen = take_apart(model, skeleton)
+    params, frozen = take_apart(model, skeleton, config.seed)
     frozen = {name: jax.device_put(x, weight_sharding(mesh, x.shape)) for name, x in frozen.items()}
     params = {name: jax.device_put(x, weight_sharding(mesh, x.shape)) for name, x in params.items()}
 
@@ -198,6 +200,13 @@ def place(model: Any, skeleton: Skeleton, config: TrainConfig, steps: int, mesh:
 
     shardings = state_shardings(jax.eval_shape(initial, params), mesh)
     return jax.jit(initial, out_shardings=shardings)(params), frozen
+
+
+def _result_name(config: TrainConfig) -> str:
+    """What a run makes: adapters or a refiner where these alone learn, else a model."""
+    if not config.trainable:
+        return "adapters"
+    return "refiner" if set(config.trainable) == {"refiner"} and not config.lora.rank else "model"
 
 
 def _claim(workdir: Path, config: TrainConfig, result: Path) -> None:
@@ -282,8 +291,9 @@ def _parts_taught(skeleton: Skeleton, state: TrainState) -> dict[str, jax.Array]
     squares = optax.tree.get(state.moments, "nu")
     parts: dict[str, list[jax.Array]] = collections.defaultdict(list)
     for name, _, variable in skeleton.variables:
-        if name in squares:
-            parts[part_of(variable) or "other"].append(squares[name].any())
+        learning = [squares[each].any() for each in skeleton.learning(name, variable.shape)]
+        if learning:
+            parts[part_of(variable) or "other"] += learning
     return {part: jnp.stack(seen).any() for part, seen in parts.items()}
 
 
@@ -299,11 +309,14 @@ def _check_taught(state: TrainState, taught: Callable[[TrainState], dict[str, ja
 def _export(
     skeleton: Skeleton, state: TrainState, frozen: Any, mesh: Mesh, provenance: Provenance, result: Path
 ) -> None:
-    """Writes the model, or the refiner alone, as `load_model` reads it."""
+    """Writes the model, the refiner alone, or the adapters, as `load_model` reads them."""
     gather = jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
     params, frozen = gather(state.best_params), gather(frozen)
     if jax.process_index() == 0:
         local = jax.tree.map(lambda x: x.addressable_data(0), (params, frozen))
+        if result.name == "adapters":
+            save_adapters(Adapters(skeleton.scale, skeleton.config, local[0]), result)
+            return
         model = skeleton.assemble(*local)
         model.provenance = provenance
         (save_refiner if result.name == "refiner" else save_model)(model, result)

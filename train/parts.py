@@ -2,14 +2,19 @@
 
 import collections
 import dataclasses
+import fnmatch
 import math
+import zlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import AbstractMesh, Mesh
 
+from ..adapters import adapter_names, merge
 from ..checkpoints import Weights, build_model, load_model
 from ..config import SAM2Config
 from ..nn.initializers import NoKeys
@@ -18,7 +23,7 @@ from ..provenance import Provenance
 from ..refiners.base import build_refiner, kind_of
 from ..sam2 import MEMORY_PARTS, SAM2
 from .clip_step import check_clip_losses
-from .config import ModelConfig, OptimizerConfig, TrainConfig
+from .config import LoraConfig, ModelConfig, OptimizerConfig, TrainConfig
 from .sharding import weight_sharding
 
 __all__ = ["PARTS", "Skeleton", "describe_parts", "make_skeleton", "rates_of", "starting_model", "take_apart"]
@@ -40,6 +45,9 @@ class Skeleton:
       trainable: the paths of the weights that learn.
       config: the model's configuration.
       compute_dtype: the computation type, in which the frozen weights are stored.
+      adapted: the paths of the frozen matrices beside which adapters learn.
+      scale: of the adapters' products.
+      rank: of the adapters.
     """
 
     graph: Any
@@ -47,6 +55,9 @@ class Skeleton:
     trainable: frozenset[str]
     config: SAM2Config
     compute_dtype: str
+    adapted: frozenset[str] = frozenset()
+    scale: float = 1.0
+    rank: int = 0
 
     @property
     def decaying(self) -> frozenset[str]:
@@ -55,25 +66,39 @@ class Skeleton:
 
     def assemble(self, params: Weights, frozen: Weights) -> SAM2:
         """The model with these weights."""
-        flat = [
-            (path, variable.replace(params[name] if name in self.trainable else frozen[name]))
-            for name, path, variable in self.variables
-        ]
+
+        def weight(name: str) -> Any:
+            if name in self.adapted:
+                a, b = (params[each] for each in adapter_names(name))
+                return merge(frozen[name], a, b, self.scale)
+            return params[name] if name in self.trainable else frozen[name]
+
+        flat = [(path, variable.replace(weight(name))) for name, path, variable in self.variables]
         return nnx.merge(self.graph, nnx.from_flat_state(flat))
 
     @property
     def parts(self) -> frozenset[str]:
-        """The parts that learn."""
-        return frozenset(part_of(v) or "other" for name, _, v in self.variables if name in self.trainable)
+        """The parts that learn, be it by adapters."""
+        learning = self.trainable | self.adapted
+        return frozenset(part_of(v) or "other" for name, _, v in self.variables if name in learning)
+
+    def learning(self, name: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        """The shapes of what learns because of a weight: itself, its adapters, or nothing."""
+        if name in self.adapted:
+            a, b = adapter_names(name)
+            return {a: (shape[0], self.rank), b: (self.rank, shape[1])}
+        return {name: shape} if name in self.trainable else {}
 
     def shapes(self) -> tuple[dict[str, jax.ShapeDtypeStruct], dict[str, jax.ShapeDtypeStruct]]:
         """Shapes and types of the weights that learn, which are float32, and of the frozen ones."""
         params: dict[str, jax.ShapeDtypeStruct] = {}
         frozen: dict[str, jax.ShapeDtypeStruct] = {}
         for name, _, variable in self.variables:
-            learns = name in self.trainable
-            dtype = jnp.float32 if learns else storage_dtype(variable, self.compute_dtype)
-            (params if learns else frozen)[name] = jax.ShapeDtypeStruct(variable.shape, dtype)
+            learning = self.learning(name, variable.shape)
+            params |= {each: jax.ShapeDtypeStruct(shape, jnp.float32) for each, shape in learning.items()}
+            if name not in self.trainable:
+                dtype = storage_dtype(variable, self.compute_dtype)
+                frozen[name] = jax.ShapeDtypeStruct(variable.shape, dtype)
         return params, frozen
 
 
@@ -85,7 +110,8 @@ def describe_parts(skeleton: Skeleton, mesh: Mesh | AbstractMesh) -> str:
             continue
         size = math.prod(variable.shape)
         held = math.prod(weight_sharding(mesh, variable.shape).shard_shape(variable.shape))
-        row = {"weights": 1, "parameters": size, "learning": size * (name in skeleton.trainable), "each device": held}
+        learning = sum(map(math.prod, skeleton.learning(name, variable.shape).values()))
+        row = {"weights": 1, "parameters": size, "learning": learning, "each device": held}
         for key in (part_of(variable) or "other", "all"):
             rows[key].update(row)
     rows["all"] = rows.pop("all")
@@ -105,12 +131,39 @@ def starting_model(config: ModelConfig, seed: int) -> SAM2:
     if config.checkpoint is None:
         model = build_model(config.name, refiner=config.refiner, image_size=config.image_size, seed=seed)
         model.provenance = Provenance(untrained=tuple(part for part in (*PARTS, *MEMORY_PARTS) if part != "refiner"))
-        return model
-    model = load_model(config.checkpoint)
-    refiner = model.refiner
-    if config.refiner is not None and (refiner is None or refiner.kind != kind_of(config.refiner)):
-        refiner = build_refiner(config.refiner, model.config, rngs=nnx.Rngs(seed + 1))
-    return model if refiner is None else model.with_refiner(refiner)
+    else:
+        model = load_model(config.checkpoint)
+        refiner = model.refiner
+        if config.refiner is not None and (refiner is None or refiner.kind != kind_of(config.refiner)):
+            refiner = build_refiner(config.refiner, model.config, rngs=nnx.Rngs(seed + 1))
+        model = model if refiner is None else model.with_refiner(refiner)
+    for each in config.load:
+        _load_part(model, each)
+    return model
+
+
+def _load_part(model: SAM2, spec: str) -> None:
+    """Replaces the weights of a part by those of another checkpoint; `spec` is PART=CHECKPOINT."""
+    part, equals, source = spec.partition("=")
+    if not (part and equals and source):
+        raise ValueError(f"model.load must be PART=CHECKPOINT, got {spec!r}")
+    other = load_model(source)
+    of_other = dict(nnx.to_flat_state(nnx.state(other)))
+    taken: set[str | None] = set()
+    for path, variable in nnx.to_flat_state(nnx.state(model)):
+        its_part, name = part_of(variable), ".".join(map(str, path))
+        if its_part in GROUPS.get(part, (part,)) or part == ALL or fnmatch.fnmatchcase(name, part):
+            found = of_other.get(path)
+            if found is None or found.shape != variable.shape:
+                what = "no such weight" if found is None else f"one of shape {found.shape}"
+                raise ValueError(f"model.load takes {name} of shape {variable.shape} from {source}, which has {what}")
+            variable.set_value(found[...])
+            taken.add(its_part)
+    if not taken:
+        raise ValueError(f"model.load names {part!r}, of which this model has no weights")
+    before, there = model.provenance, other.provenance.untrained
+    left = tuple(each for each in before.untrained if each not in taken or each in there)
+    model.provenance = dataclasses.replace(before, untrained=left)
 
 
 def make_skeleton(config: TrainConfig, base: SAM2Config, refiner: Any) -> Skeleton:
@@ -141,14 +194,42 @@ def make_skeleton(config: TrainConfig, base: SAM2Config, refiner: Any) -> Skelet
         if not names:
             raise ValueError(f"trainable names {part!r}, of which this model has no weights")
         trainable |= names
-    return Skeleton(graph, variables, frozenset(trainable), base, dtype.name)
+    adapted = _adapted(config.lora, variables, learning, trainable)
+    return Skeleton(
+        graph, variables, frozenset(trainable), base, dtype.name, adapted, config.lora.scale, config.lora.rank
+    )
+
+
+def _adapted(
+    lora: LoraConfig, variables: Sequence[tuple[str, Any, Any]], parts: Mapping[str, str | None], trainable: set[str]
+) -> frozenset[str]:
+    """The matrices that get adapters: of the parts that are named, those whose names match."""
+    adapted: set[str] = set()
+    shapes = {name: variable.shape for name, _, variable in variables}
+    for part in lora.parts if lora.rank else ():
+        found = {
+            name
+            for name, its_part in parts.items()
+            if (part == ALL or its_part in GROUPS.get(part, (part,)))
+            and len(shapes[name]) == 2
+            and min(shapes[name]) > lora.rank
+            and fnmatch.fnmatchcase(name, lora.match)
+        }
+        if not found:
+            raise ValueError(
+                f"lora.parts names {part!r}, of which no matrix larger than the rank {lora.rank} matches {lora.match!r}"
+            )
+        if found & trainable:
+            raise ValueError(f"lora.parts names {part!r}, which is trainable as a whole already")
+        adapted |= found
+    return frozenset(adapted)
 
 
 def _check_parts(config: TrainConfig, *, has_refiner: bool) -> None:
     known = [*dict.fromkeys((*PARTS, *MEMORY_PARTS, *GROUPS)), ALL]
-    if not config.trainable:
+    if not config.trainable and not config.lora.rank:
         raise ValueError(f"trainable must name at least one of {', '.join(known)}, got none")
-    for part in config.trainable:
+    for part in (*config.trainable, *(config.lora.parts if config.lora.rank else ())):
         if part in ("memory", *MEMORY_PARTS) and config.data.frames < 2:
             raise ValueError(f"trainable names {part!r}, which photos do not teach: only videos have a memory")
         if part not in known:
@@ -203,10 +284,19 @@ def _layer_of(name: str) -> int:
     return int(keys[keys.index("blocks") + 1]) + 1 if "blocks" in keys else 0
 
 
-def take_apart(model: SAM2, skeleton: Skeleton) -> tuple[Weights, Weights]:
-    """The model's weights that learn, in float32, and the frozen ones, as the computation wants them stored."""
+def take_apart(model: SAM2, skeleton: Skeleton, seed: int = 0) -> tuple[Weights, Weights]:
+    """The model's weights that learn, in float32, and the frozen ones, as the computation wants them stored.
+
+    New adapters change nothing: one of their matrices is random, as the seed says, the other one zero.
+    """
     values = {".".join(map(str, path)): v[...] for path, v in nnx.to_flat_state(nnx.state(model))}
     params, frozen = skeleton.shapes()
+
+    for name in skeleton.adapted:
+        (a, (inputs, rank)), (b, shape) = skeleton.learning(name, values[name].shape).items()
+        rng = np.random.default_rng((seed, zlib.crc32(name.encode())))
+        values[a] = jnp.asarray(rng.uniform(-(inputs**-0.5), inputs**-0.5, (inputs, rank)), jnp.float32)
+        values[b] = jnp.zeros(shape)
 
     def stored(part):
         return {name: values[name].astype(shape.dtype) for name, shape in part.items()}
