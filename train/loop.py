@@ -27,10 +27,11 @@ from .config import TrainConfig, config_differences
 from .data.pipeline import make_batches
 from .distributed import wait_for_others
 from .logs import LOG_FILE, RunLog, draw_panel
-from .parts import Skeleton, describe_parts, make_skeleton, starting_model, take_apart
+from .parts import make_skeleton, starting_model
 from .preemption import Preemption
 from .profile import StepTrace
 from .sharding import global_batch, make_mesh, replicated, weight_sharding
+from .skeleton import Skeleton, describe_parts, take_apart
 from .snapshots import Snapshots
 from .step import (
     TrainState,

@@ -20,7 +20,7 @@ from .blend_losses import blend_losses
 from .clip_step import ClipPart, clip_losses, clip_part
 from .config import OptimizerConfig, PromptConfig, TrainConfig
 from .losses import coarse_losses, mask_iou, refined_losses
-from .parts import Skeleton, rates_of
+from .parts import rates_of
 from .prompt_sampling import (
     PromptKeys,
     bounding_box,
@@ -31,6 +31,7 @@ from .prompt_sampling import (
     sample_prompts,
 )
 from .sharding import batch_sharding, replicated, weight_sharding
+from .skeleton import Skeleton
 
 __all__ = [
     "EXACT_BOXES",

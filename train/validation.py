@@ -12,8 +12,8 @@ from jax.sharding import Mesh
 from ..data.mixture import open_mixture
 from .config import DataConfig, PromptConfig, TrainConfig
 from .data.pipeline import make_batches
-from .parts import Skeleton
 from .sharding import global_batch, replicated
+from .skeleton import Skeleton
 from .step import EXACT_BOXES, TrainState, make_eval_step
 
 __all__ = ["EVALUATORS", "Evaluation", "Evaluator", "PromptedMasks", "register_evaluator"]

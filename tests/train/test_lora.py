@@ -16,8 +16,9 @@ from sam2refiner_jax.convert.naming import official_key, our_layout, torch_axes
 from sam2refiner_jax.provenance import Provenance
 from sam2refiner_jax.train.config import DataConfig, LoraConfig, LossConfig, ModelConfig, OptimizerConfig, TrainConfig
 from sam2refiner_jax.train.loop import train
-from sam2refiner_jax.train.parts import describe_parts, make_skeleton, starting_model, take_apart
+from sam2refiner_jax.train.parts import make_skeleton, starting_model
 from sam2refiner_jax.train.sharding import make_mesh
+from sam2refiner_jax.train.skeleton import describe_parts, take_apart
 
 
 @pytest.fixture(scope="module")

@@ -16,22 +16,16 @@ from sam2refiner_jax import build_model
 from sam2refiner_jax.config import get_config
 from sam2refiner_jax.train.config import DataConfig, LossConfig, ModelConfig, OptimizerConfig, PromptConfig, TrainConfig
 from sam2refiner_jax.train.loop import place
-from sam2refiner_jax.train.parts import (
-    MEMORY_PARTS,
-    PARTS,
-    describe_parts,
-    make_skeleton,
-    rates_of,
-    starting_model,
-    take_apart,
-)
+from sam2refiner_jax.train.parts import MEMORY_PARTS, PARTS, make_skeleton, rates_of, starting_model
 from sam2refiner_jax.train.sharding import SMALLEST_SHARDED, global_batch, make_mesh, weight_sharding
+from sam2refiner_jax.train.skeleton import describe_parts, take_apart
 from sam2refiner_jax.train.step import compile_train_step, make_eval_step, make_optimizer, make_train_step
 
 # Where the weights of the parts that photos teach lie; the weights themselves say their part.
 BEGINNINGS = {
     "refiner": ("refiner.",),
     "decoder": ("sam_mask_decoder.",),
+    "object_score": ("sam_mask_decoder.pred_obj_score_head.",),
     "prompt_encoder": ("sam_prompt_encoder.",),
     "trunk": ("image_encoder.trunk.",),
     "neck": ("image_encoder.neck.", "no_mem_embed"),
@@ -155,7 +149,7 @@ def test_the_table_of_parts_counts_every_parameter():
         rows[part] = [int(number.replace(",", "")) for number in numbers]
     assert {*rows} == {*PARTS, *MEMORY_PARTS, "other", "all"}
     assert rows["all"] == [sum(column) for column in zip(*(rows[part] for part in rows if part != "all"), strict=True)]
-    assert [row[2] for part, row in rows.items() if part not in ("refiner", "all")] == [0] * 7
+    assert not any(row[2] for part, row in rows.items() if part not in ("refiner", "all"))
     _, parameters, learning, held = rows["refiner"]
     assert parameters == learning == held
     assert rows["all"][1] - parameters == 38_962_498  # the official tiny model's
@@ -168,7 +162,7 @@ def test_all_is_every_part_that_photos_teach(config):
     every, each = (make_skeleton(dataclasses.replace(config, trainable=t), base, REFINER) for t in (("all",), PARTS))
     assert every.trainable == each.trainable
     weights = {name for name, _, variable in every.variables if isinstance(variable, nnx.Param)}
-    assert {name for name in weights if name.startswith(sum(BEGINNINGS.values(), ()))} == every.trainable
+    assert {name for name in weights if name.startswith(PHOTOS_TEACH)} == every.trainable
 
 
 def test_average_is_exponential(config, batch):
