@@ -1,9 +1,10 @@
-"""How far our results are from the official PyTorch package's: every parameter random, float32, 1024 x 1024.
+"""How far our results are from the official PyTorch package's: every parameter random, float32, 1024 x 1024 or others.
 
-python benchmarks/parity.py PHOTO --models sam2.1_hiera_t sam2.1_hiera_l
+python benchmarks/parity.py PHOTO --models sam2.1_hiera_t sam2.1_hiera_l --sizes 1024
 """
 
 import argparse
+import itertools
 import sys
 from pathlib import Path
 
@@ -16,9 +17,9 @@ from sam2refiner_jax import SAM2ImagePredictor
 from sam2refiner_jax.image.preprocess import read_photo
 
 
-def measure(name: str, photo: np.ndarray) -> list[float]:
+def measure(name: str, photo: np.ndarray, image_size: int) -> list[float]:
     """Worst encoder level, worst logit of its range, worst predicted IoU, smallest share of equal pixels."""
-    official, ours = official_and_ours(name)
+    official, ours = official_and_ours(name, image_size)
     predictors = SAM2ImagePredictor(ours), official_image_predictor(official)
     for predictor in predictors:
         predictor.set_image(photo)
@@ -45,12 +46,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("photo", type=Path)
     parser.add_argument("--models", nargs="+", default=[f"sam2.1_hiera_{size}" for size in ("t", "s", "b+", "l")])
+    parser.add_argument("--sizes", nargs="+", type=int, default=[1024])
     arguments = parser.parse_args()
-    print("| model | encoder, relative L2 | logits, of their range | predicted IoU | equal pixels |")
-    print("|---|---|---|---|---|")
-    for name in arguments.models:
-        encoder, logits, iou, pixels = measure(name, read_photo(arguments.photo))
-        print(f"| {name} | {encoder:.1e} | {logits:.1e} | {iou:.1e} | {pixels:.5%} |", flush=True)
+    print("| model | input | encoder, relative L2 | logits, of their range | predicted IoU | equal pixels |")
+    print("|---|---|---|---|---|---|")
+    for name, size in itertools.product(arguments.models, arguments.sizes):
+        encoder, logits, iou, pixels = measure(name, read_photo(arguments.photo), size)
+        print(f"| {name} | {size} | {encoder:.1e} | {logits:.1e} | {iou:.1e} | {pixels:.5%} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -259,7 +259,7 @@ def _training_batches(config: TrainConfig, image_size: int) -> tuple[Any, int, l
     return batches, sum(len(source) for source, _ in sources), lengths
 
 
-def _frames_of(batch: Mapping[str, jax.Array]) -> int:
+def _frames_of(batch: Mapping[str, Any]) -> int:
     """Of a batch's clips; 0 of photos."""
     return batch["image"].shape[1] if batch["image"].ndim == 5 else 0
 

@@ -122,7 +122,9 @@ def as_saved(config) -> dict:
 # The table of names
 
 
-@pytest.mark.parametrize("name", PRESET_NAMES)
+@pytest.mark.parametrize(
+    "name", [name if name.endswith("_t") else pytest.param(name, marks=pytest.mark.slow) for name in PRESET_NAMES]
+)
 def test_the_librarys_models_have_the_tensors_that_we_write(name):
     document = transformers_config(PRESETS[name])
     with torch.device("meta"):
@@ -152,7 +154,7 @@ def test_weights_come_back_bit_for_bit_from_one_format_to_another(name):
         np.testing.assert_array_equal(back[key], tensor, err_msg=key)
 
 
-@pytest.mark.parametrize("name", ["sam2_hiera_t", "sam2.1_hiera_t"])
+@pytest.mark.parametrize("name", [pytest.param("sam2_hiera_t", marks=pytest.mark.slow), "sam2.1_hiera_t"])
 def test_files_come_back_bit_for_bit_by_the_commands(name, tmp_path):
     """From the official format to ours, to the library's, to ours, to the official one."""
     tensors = as_tensors(no_two_alike(PRESETS[name]), describe_weights(PRESETS[name]), OFFICIAL.keys)
@@ -256,7 +258,9 @@ def test_sam2model_gives_our_masks_of_the_bundled_model(tmp_path):
     assert max(found.values()) < TOLERANCE, found
 
 
-@pytest.mark.parametrize(("newer", "absent"), [(True, False), (False, False), (True, True)])
+@pytest.mark.parametrize(
+    ("newer", "absent"), [(True, False), pytest.param(False, False, marks=pytest.mark.slow), (True, True)]
+)
 def test_sam2videomodel_tracks_as_we_do_from_exported_files(newer, absent, tmp_path, monkeypatch):
     """Masks, pointers and memories of one object with clicks and one with a mask, which neither rounds to bfloat16."""
     config = dataclasses.replace(SMALL, no_obj_embed_spatial=newer, obj_ptr_temporal_encoding=newer)

@@ -151,10 +151,10 @@ def randomise(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
 
 
 @functools.lru_cache(maxsize=1)
-def official_and_ours(name: str) -> tuple[torch.nn.Module, SAM2]:
+def official_and_ours(name: str, image_size: int = 1024) -> tuple[torch.nn.Module, SAM2]:
     """The official model of this name with random weights, and ours with the same weights."""
-    official = randomise(build_official(name))
-    return official, ours_like(official)
+    official = randomise(build_official(name, image_size=image_size))
+    return official, ours_like(official, image_size=image_size)
 
 
 def ours_like(official: torch.nn.Module, *, dtype=jnp.float32, **config_changes) -> SAM2:

@@ -92,7 +92,7 @@ def test_masks_of_a_photo_equal_the_reference(wide_photo):
             assert ((result[0] > 0) == (expected[0] > 0)).mean() >= 0.9999
 
 
-@pytest.mark.parametrize("name", ["efficienttam_ti", "efficienttam_ti_1"])
+@pytest.mark.parametrize("name", ["efficienttam_ti", pytest.param("efficienttam_ti_1", marks=pytest.mark.slow)])
 def test_tracked_masks_equal_the_reference(name, tmp_path):
     """Two objects, of which the second has one memory where the first has several."""
     config = config_of(name, CLIP_SIZE)

@@ -34,7 +34,7 @@ def config(tmp_path_factory) -> TrainConfig:
     return TrainConfig(
         model=ModelConfig(TINY, refiner=None, dtype="float32"),
         data=DataConfig(sources=(f"clips:{folder}",), jitter=None, frames=2, reverse=0.5),
-        prompts=PromptConfig(corrections=0),
+        prompts=PromptConfig(box=0.0, points=0.0, mask=1.0),
         loss=LossConfig(final=0.0, auxiliary=0.0, focal=20.0, dice=1.0, iou=1.0, object_score=1.0),
         optimizer=OptimizerConfig(warmup_steps=1),
         trainable=("memory", "object_score"),

@@ -157,6 +157,7 @@ def gradient_function(model, config=CONFIG, scan=jax.lax.scan):
     return lambda part: jax.tree.map(np.asarray, both(params, part)), parts
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_pytorch(official, model, part):
     """Of every parameter but the trunk's, in the better of two scenes: a ReLU's input may be next to zero in one.
 

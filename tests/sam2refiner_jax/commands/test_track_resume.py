@@ -66,7 +66,7 @@ def files_in(folder):
     return found
 
 
-@pytest.mark.parametrize("stops", [(1, 3), (5, 4, 8)], ids=str)
+@pytest.mark.parametrize("stops", [pytest.param((1, 3), marks=pytest.mark.slow), (5, 4, 8)], ids=str)
 def test_stopped_and_gone_on_with(stops, clip, checkpoint, whole, tmp_path, monkeypatch):
     """Before the first save, between two, on the way forwards and backwards, and when all frames are done."""
     for place in stops:

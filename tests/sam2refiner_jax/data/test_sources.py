@@ -73,7 +73,7 @@ def test_no_images(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("/some/folder", "KIND:LOCATION, where KIND is one of davis, folder"),
+        ("/some/folder", "KIND:LOCATION, where KIND is one of clips, davis, folder"),
         ("zip:/some/file", "got 'zip:/some/file'"),
         ("davis:DIR?step=5", "options must be among clips, exclude, every, resolution, got 'step'"),
         ("davis:DIR?every=often", "every must be an integer, got 'often'"),

@@ -77,7 +77,9 @@ def test_equals_a_mask_on_the_frame_beside_the_clip(reverse, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "memory", ["official", "quality", Tree(width=2)], ids=lambda m: m if type(m) is str else m.kind
+    "memory",
+    ["official", pytest.param("quality", marks=pytest.mark.slow), Tree(width=2)],
+    ids=lambda m: m if type(m) is str else m.kind,
 )
 def test_long_clips_policies_and_refiners(memory, frames):
     """As the clip with the exemplar in front; longer than the pointers reach. (`motion` begins with a box there.)"""

@@ -25,7 +25,11 @@ encode = jax.jit(encode_frames)
 QUALITY = Quality(interval=2, area_tolerance=0.5, box_ratio=1.1)
 MOTION = Motion(weight=0.5, stable_frames=2)
 STORED = moving_frames(8, HEIGHT, WIDTH)
-POLICIES = [pytest.param(policy, id=policy.kind) for policy in (QUALITY, MOTION, Tree())]
+POLICIES = [
+    pytest.param(QUALITY, id="quality", marks=pytest.mark.slow),
+    *(pytest.param(policy, id=policy.kind) for policy in (MOTION, Tree())),
+]
+KINDS = [*(pytest.param(kind, marks=pytest.mark.slow) for kind in ("quality", "motion")), "tree"]
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +191,7 @@ def masks_of(results):
     return {frame: masks for frame, _, masks in results}
 
 
-@pytest.mark.parametrize("kind", ["quality", "motion", "tree"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_tracking_goes_on_where_it_was(predictors, frames, kind):
     """Stopped and started again, it gives what it gives at once; put together anew, the tree has its best path."""
     predictor = predictors[kind]
@@ -216,7 +220,7 @@ def test_tracking_goes_on_where_it_was(predictors, frames, kind):
         assert (bank.recent.frames[1] == EMPTY).all()
 
 
-@pytest.mark.parametrize("kind", ["quality", "motion", "tree"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_corrections_and_other_directions(predictors, frames, kind):
     predictor = predictors[kind]
     state = with_two_objects(predictor, frames)
@@ -261,7 +265,7 @@ def test_forgetting_around_prompts_starts_again(predictors, frames, monkeypatch)
     assert state.objects[1].tracked[8].snapshot.frames > {8}  # the other object has no prompt there
 
 
-@pytest.mark.parametrize("kind", ["quality", "motion", "tree"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_bounded_history_changes_no_mask(predictors, kind):
     """Frames that are remembered longer than the history reaches stay, so that a stream can be stopped, too."""
     predictor, count = predictors[kind], 40

@@ -90,7 +90,12 @@ def small():
 
 
 @pytest.mark.parametrize(
-    ("model", "memory"), [(small_model, "official"), (refining_model, "official"), (small_model, "tree")]
+    ("model", "memory"),
+    [
+        pytest.param(small_model, "official", marks=pytest.mark.slow),
+        (refining_model, "official"),
+        (small_model, "tree"),
+    ],
 )
 def test_equal_to_one_by_one(model, memory):
     """Clips of different lengths, sizes, objects and prompts; of a policy with several paths too."""
@@ -170,6 +175,7 @@ def test_what_is_wrong_is_named(small, tmp_path):
     assert list(small.propagate_together([])) == []
 
 
+@pytest.mark.slow
 def test_eight_devices_give_the_same():
     here = Path(__file__).parent
     script = ON_EIGHT_DEVICES.format(reference=str(here.parents[1] / "reference"), here=str(here))

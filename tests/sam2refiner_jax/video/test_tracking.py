@@ -116,8 +116,9 @@ def test_reach_of_memories(model):
     assert exist(21) == ([1, 1] + [1] * 6, [1, 0] + [1] * 15)
     assert exist(22) == ([1, 1] + [0] + [1] * 5, [1, 0] + [0] + [1] * 14)
     assert exist(60)[1] == [1, 1] + [0] * 15
-    assert exist(21, num_frames=5)[1] == [1, 0] + [0] * 11 + [1] * 4
     assert exist(5, reverse=True) == ([1, 1] + [0] * 6, [0, 1] + [1] * 15)
+    bank.prompted_pointers.frames[0, 1] = EMPTY  # frame 40 of a clip of 5 would be an exemplar
+    assert exist(21, num_frames=5)[1] == [1, 0] + [0] * 11 + [1] * 4
     assert EMPTY < -(2**20)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from coloured import Colours, Moving
 from scenes import numbered_frames, write_annotations, write_frames
 
 from sam2refiner_jax.data.clip_sources import Clips
@@ -17,39 +18,8 @@ CONFIG = DataConfig(frames=4, objects=2, reverse=0.5)
 OPTIONS = {"image_size": SIZE, "batch_size": 4, "seed": 5, "config": CONFIG}
 
 
-class Colours:
-    """Images of one colour each, from `first` on."""
-
-    def __init__(self, first: int, count: int):
-        self._first = first
-        self._count = count
-
-    def __len__(self):
-        return self._count
-
-    def __getitem__(self, index):
-        image = np.full((40, 60, 3), self._first + index, np.uint8)
-        return {"image": image, "mask": np.full((40, 60), 255, np.uint8)}
-
-    def name_of(self, index):
-        return str(self._first + index)
-
-
 def take(batches, count):
     return [next(batches) for _ in range(count)]
-
-
-class Moving(Colours):
-    """Clips of a bright square that moves right, on an image of one colour each; backwards it moves left."""
-
-    def clip(self, index, frames, objects, rng, *, reverse):
-        image = np.full((frames, 40, 60, 3), self._first + index, np.uint8)
-        mask = np.zeros((frames, 40, 60, 1), np.uint8)
-        for frame in range(frames):
-            x = 10 + 4 * (frames - 1 - frame if reverse else frame)
-            image[frame, 10:24, x : x + 14] = 250
-            mask[frame, 10:24, x : x + 14] = 255
-        return {"image": image, "mask": mask}
 
 
 def batches_of(*sources, **changes):
