@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from coloured import Colours
 
 from sam2refiner_jax.data.sources import open_source
 from sam2refiner_jax.train.config import DataConfig
@@ -16,24 +17,6 @@ SIZE = 32
 OPTIONS = {"image_size": SIZE, "batch_size": 4, "seed": 5, "config": DataConfig()}
 PLAIN = DataConfig(flip=False, jitter=None)
 BROKEN = 1  # of the eight images of the folder, one that the second batch holds
-
-
-class Colours:
-    """Images of one colour each, from `first` on."""
-
-    def __init__(self, first: int, count: int):
-        self._first = first
-        self._count = count
-
-    def __len__(self):
-        return self._count
-
-    def __getitem__(self, index):
-        image = np.full((8, 12, 3), self._first + index, np.uint8)
-        return {"image": image, "mask": np.full((8, 12), 255, np.uint8)}
-
-    def name_of(self, index):
-        return str(self._first + index)
 
 
 def take(batches, count):

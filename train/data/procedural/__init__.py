@@ -21,10 +21,7 @@ def open_procedural(
     Raises:
       ValueError: if a location is given, or an option is out of its range.
     """
-    if location:
-        raise ValueError(
-            f"a procedural source has no location, got {location!r}; folders of photos are its option photos"
-        )
+    _check_no_location(location)
     return ProceduralSource(size, seed, photos, length)
 
 
@@ -37,8 +34,12 @@ def open_moving(
     Raises:
       ValueError: if a location is given, or an option is out of its range.
     """
+    _check_no_location(location)
+    return MovingScenes(size, seed, photos, length)
+
+
+def _check_no_location(location: str) -> None:
     if location:
         raise ValueError(
             f"a procedural source has no location, got {location!r}; folders of photos are its option photos"
         )
-    return MovingScenes(size, seed, photos, length)

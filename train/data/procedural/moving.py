@@ -1,7 +1,6 @@
 """Scenes that move: objects go, turn, hide each other, leave and come back, some alike, and the camera shakes."""
 
 import dataclasses
-from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -16,12 +15,11 @@ from .composition import Plane, put, spread, visible
 from .families import pick_family
 from .painting import Layer, Look
 from .scene import extents, is_salient, place
-from .textures import Textures, list_photos
+from .source import TRIES, Numbered
+from .textures import Textures
 
 __all__ = ["MovingScenes", "Path"]
 
-# Scenes tried for one clip until one has an object to follow.
-TRIES = 100
 # The background is larger than the frame by this share on each side: as far as the camera may look about.
 MARGIN = 0.15
 # Frames in which the slowest and the fastest object goes, or turns, once to and fro.
@@ -70,31 +68,8 @@ class Path:
         return np.column_stack([linear, centre + self.reach * swing[:2] - linear @ centre])
 
 
-class MovingScenes:
-    """Clips made from nothing but numbers, without end: clip `i` is the same wherever and whenever it is made.
-
-    Args:
-      size: side of the frames in pixels.
-      seed: of the whole source.
-      photos: folders of photos for backgrounds and surfaces.
-      length: number of clips.
-
-    Raises:
-      ValueError: if an argument is out of its range or a folder holds no photos.
-    """
-
-    def __init__(self, size: int = 256, seed: int = 0, photos: Sequence[str] = (), length: int = 2**31 - 1) -> None:
-        if size < 32:
-            raise ValueError(f"size must be at least 32 pixels, got {size}")
-        if seed < 0:
-            raise ValueError(f"seed must be 0 or more, got {seed}")
-        if length < 1:
-            raise ValueError(f"length must be 1 or more, got {length}")
-        self.size, self.seed, self.length = size, seed, length
-        self.photos = list_photos(photos)
-
-    def __len__(self) -> int:
-        return self.length
+class MovingScenes(Numbered):
+    """Clips made from nothing but numbers, without end: clip `i` is the same wherever and whenever it is made."""
 
     def __getitem__(self, index: int) -> Sample:
         """The first frame of a clip and its first object."""
@@ -110,11 +85,9 @@ class MovingScenes:
         return f"procedural-clips seed {self.seed} clip {index}"
 
     def _clip(self, index: int, frames: int, objects: int, *, reverse: bool) -> ClipSample:
-        if not 0 <= index < self.length:
-            raise IndexError(f"index must be in [0, {self.length}), got {index}")
-        textures = Textures(self.seed, self.photos)
+        number, textures = self._checked(index), Textures(self.seed, self.photos)
         for attempt in range(TRIES):
-            rng = np.random.default_rng((self.seed, int(index), attempt, 1))
+            rng = np.random.default_rng((self.seed, number, attempt, 1))
             clip = _Scene(rng, self.size, textures).clip(frames, objects, reverse)
             if clip is not None:
                 return clip

@@ -8,14 +8,14 @@ from ....data.sources import Sample
 from .scene import make_scene
 from .textures import Textures, list_photos
 
-__all__ = ["ProceduralSource"]
+__all__ = ["TRIES", "Numbered", "ProceduralSource"]
 
-# Scenes tried for one sample until one has a target; nine of ten have.
+# Scenes tried for one sample, or clip, until one has a target; nine of ten have.
 TRIES = 100
 
 
-class ProceduralSource:
-    """Scenes made from nothing but numbers, without end: sample `i` is the same wherever and whenever it is made.
+class Numbered:
+    """What sources of scenes have in common that are made from nothing but numbers.
 
     Args:
       size: side of the pictures in pixels.
@@ -40,6 +40,15 @@ class ProceduralSource:
     def __len__(self) -> int:
         return self.length
 
+    def _checked(self, index: int) -> int:
+        if not 0 <= index < self.length:
+            raise IndexError(f"index must be in [0, {self.length}), got {index}")
+        return int(index)
+
+
+class ProceduralSource(Numbered):
+    """Scenes made from nothing but numbers, without end: sample `i` is the same wherever and whenever it is made."""
+
     def __getitem__(self, index: int) -> Sample:
         """Sample `index`: {"image": uint8 (size, size, 3) RGB, "mask": uint8 (size, size) coverage 0..255}.
 
@@ -53,11 +62,9 @@ class ProceduralSource:
         return self._scene(index, count)
 
     def _scene(self, index: int, targets: int) -> Sample:
-        if not 0 <= index < self.length:
-            raise IndexError(f"index must be in [0, {self.length}), got {index}")
-        textures = Textures(self.seed, self.photos)
+        number, textures = self._checked(index), Textures(self.seed, self.photos)
         for attempt in range(TRIES):
-            scene = make_scene(np.random.default_rng((self.seed, int(index), attempt)), self.size, textures, targets)
+            scene = make_scene(np.random.default_rng((self.seed, number, attempt)), self.size, textures, targets)
             if scene is not None:
                 return {"image": scene[0], "mask": scene[1][..., 0] if targets == 1 else scene[1]}
         raise RuntimeError(f"no scene of sample {index} has a target in {TRIES} tries")
