@@ -202,6 +202,7 @@ def test_ablation(pairs, checkpoint, tmp_path, capsys):
         run(ablation, f"folder:{pairs}", "--refiners", tmp_path, *arguments)
 
 
+@pytest.mark.slow
 def test_refiners_side_by_side(pairs, checkpoint, tmp_path, capsys):
     """The plain model's row is that of a run without a refiner; each refiner's that of a run with it alone."""
     for kind, model in (("hq", hq_model()), ("residual", refining_model())):

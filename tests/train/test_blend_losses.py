@@ -88,6 +88,7 @@ def test_a_blends_loss_is_the_sum_of_its_parts(target):
         np.testing.assert_allclose(got, expected, rtol=2e-4)
 
 
+@pytest.mark.slow
 def test_every_weight_learns_over_rounds_of_clicks(tmp_path):
     """A run of three steps with a correction each, to which the refiner carries what it made of the first click."""
     pairs = make_pairs(tmp_path / "pairs", 8)

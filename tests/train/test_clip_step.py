@@ -223,6 +223,7 @@ def clips_with_corrections(frames: int) -> tuple[nnx.Module, TrainConfig, ClipPa
     )
 
 
+@pytest.mark.slow
 def test_the_scan_is_the_loop_unrolled():
     """With clicks on errors in the first frame and in another one."""
     model, config, part = clips_with_corrections(frames=3)

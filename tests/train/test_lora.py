@@ -104,6 +104,7 @@ def test_the_exported_file_is_the_merged_model(base, trained, tmp_path):
         np.testing.assert_array_equal(found, value, err_msg=name)
 
 
+@pytest.mark.slow
 def test_adapters_beside_parts_that_learn_give_a_whole_model(config, base, tmp_path):
     both = dataclasses.replace(
         config, trainable=("prompt_encoder",), lora=dataclasses.replace(config.lora, parts=("trunk",)), steps=1

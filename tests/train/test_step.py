@@ -88,6 +88,7 @@ def run(config) -> Run:
     return Run(config)
 
 
+@pytest.mark.slow
 def test_only_the_named_part_learns(run, config, batch):
     model = build_model(TINY, refiner=REFINER)
     params, frozen = take_apart(model, run.skeleton)

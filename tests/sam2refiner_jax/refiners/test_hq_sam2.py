@@ -116,6 +116,7 @@ def test_prompts_compile_once(predictors, photo):
     assert (encode_photos._cache_size(), refine_prompts._cache_size()) == compiled
 
 
+@pytest.mark.slow
 def test_20_frames_equal_pytorch(tmp_path):
     """A click, a correction and a mask: the summed logits are shown, remembered and given back."""
     official, ours = official_and_ours_video(NAME, 128, exact_memories=True, few_blocks=True)

@@ -26,8 +26,8 @@ QUALITY = Quality(interval=2, area_tolerance=0.5, box_ratio=1.1)
 MOTION = Motion(weight=0.5, stable_frames=2)
 STORED = moving_frames(8, HEIGHT, WIDTH)
 POLICIES = [
-    pytest.param(QUALITY, id="quality", marks=pytest.mark.slow),
-    *(pytest.param(policy, id=policy.kind) for policy in (MOTION, Tree())),
+    *(pytest.param(policy, id=policy.kind, marks=pytest.mark.slow) for policy in (QUALITY, Tree())),
+    pytest.param(MOTION, id=MOTION.kind),
 ]
 KINDS = [*(pytest.param(kind, marks=pytest.mark.slow) for kind in ("quality", "motion")), "tree"]
 

@@ -62,7 +62,7 @@ def assert_same(found, expected):
 @pytest.mark.parametrize(
     "memory",
     [
-        "official",
+        pytest.param("official", marks=pytest.mark.slow),
         Tree(width=2),
         pytest.param(Motion(weight=0.5, stable_frames=2), marks=pytest.mark.slow),
         pytest.param(Quality(interval=2, area_tolerance=0.5, box_ratio=1.1), marks=pytest.mark.slow),

@@ -94,7 +94,7 @@ def small():
     [
         pytest.param(small_model, "official", marks=pytest.mark.slow),
         (refining_model, "official"),
-        (small_model, "tree"),
+        pytest.param(small_model, "tree", marks=pytest.mark.slow),
     ],
 )
 def test_equal_to_one_by_one(model, memory):

@@ -207,7 +207,7 @@ def is_running(process_id: str) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are looked up in /proc")
-@pytest.mark.parametrize("end", ["kill", "close"])
+@pytest.mark.parametrize("end", ["kill", pytest.param("close", marks=pytest.mark.slow)])
 def test_workers_end_with_the_process_that_started_them(end, pair_folder, tmp_path):
     (tmp_path / "script.py").write_text(WITH_WORKERS)
     command = [sys.executable, str(tmp_path / "script.py"), str(pair_folder)]
