@@ -11,6 +11,7 @@ from ..refiners.base import kind_of, read_refiner_config
 __all__ = [
     "AugmentConfig",
     "DataConfig",
+    "LoraConfig",
     "LossConfig",
     "ModelConfig",
     "OptimizerConfig",
