@@ -6,7 +6,6 @@ knows of them, and the merged weights are those that were trained with.
 """
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,10 +16,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .atomic import new_directory
-from .checkpoints import CONFIG_FILE, CheckpointError, Weights, read_alone, write_alone
+from .checkpoints import CONFIG_FILE, CheckpointError, Weights, read_alone, write_document
 from .config import SAM2Config
 
-__all__ = ["Adapters", "adapter_names", "is_adapters", "load_adapters", "merge", "merge_adapters", "save_adapters"]
+__all__ = ["Adapters", "adapter_names", "load_adapters", "merge", "merge_adapters", "save_adapters"]
 
 KIND = "adapters"
 
@@ -64,7 +63,7 @@ def save_adapters(adapters: Adapters, directory: str | os.PathLike[str]) -> None
     """
     entry = {"scale": adapters.scale, "model": adapters.model.to_dict()}
     with new_directory(directory) as partial:
-        write_alone(partial, {KIND: entry}, adapters.weights)
+        write_document(partial, {KIND: entry}, adapters.weights)
 
 
 def load_adapters(directory: str | os.PathLike[str]) -> Adapters:
@@ -79,14 +78,6 @@ def load_adapters(directory: str | os.PathLike[str]) -> Adapters:
         return Adapters(float(entry["scale"]), SAM2Config.from_dict(entry["model"]), weights)
     except (ValueError, LookupError, TypeError) as error:
         raise CheckpointError(f"{Path(directory) / CONFIG_FILE} does not describe adapters: {error}") from error
-
-
-def is_adapters(directory: str | os.PathLike[str]) -> bool:
-    """Whether a checkpoint directory holds adapters alone."""
-    try:
-        return KIND in json.loads((Path(directory) / CONFIG_FILE).read_text())
-    except (OSError, ValueError, TypeError):
-        return False
 
 
 def merge_adapters(weights: Mapping[str, Any], adapters: Adapters) -> Weights:

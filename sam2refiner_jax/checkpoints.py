@@ -47,7 +47,7 @@ __all__ = [
     "weight_shapes",
     "weights_checksum",
     "weights_of",
-    "write_alone",
+    "write_document",
 ]
 
 # What commands load unless told otherwise.
@@ -266,7 +266,7 @@ def _write_refiner(directory: Path, base: SAM2Config, config: Any, weights: Mapp
         "base": _sizes(base),
         "model": base.to_dict(),
     }
-    _write_weights(directory, {"refiner": entry}, weights)
+    write_document(directory, {"refiner": entry}, weights)
 
 
 def weights_of(model: SAM2) -> Weights:
@@ -366,19 +366,14 @@ def save_weights(
     """Writes a checkpoint directory, with the configuration and weights of a refiner if given; see `save_model`."""
     known = {} if provenance is None else provenance.to_dict()
     with new_directory(directory) as partial:
-        _write_weights(partial, {"model": config.to_dict(), **({"training": known} if known else {})}, weights)
+        write_document(partial, {"model": config.to_dict(), **({"training": known} if known else {})}, weights)
         if refiner is not None:
             (partial / REFINER_FOLDER).mkdir()
             _write_refiner(partial / REFINER_FOLDER, config, *refiner)
 
 
-def write_alone(directory: Path, document: dict[str, Any], weights: Mapping[str, Any]) -> None:
-    """Writes weights that are no model by themselves, and what is to be known of them, into a directory."""
-    _write_weights(directory, document, weights)
-
-
 def read_alone(directory: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], Weights]:
-    """What `write_alone` wrote.
+    """What `write_document` wrote of weights that are no model by themselves.
 
     Raises:
       CheckpointError: if it is none, or is damaged.
@@ -386,7 +381,8 @@ def read_alone(directory: str | os.PathLike[str], kind: str) -> tuple[dict[str, 
     return _read_document(Path(directory), kind), _restore(Path(directory))
 
 
-def _write_weights(directory: Path, document: dict[str, Any], weights: Mapping[str, Any]) -> None:
+def write_document(directory: Path, document: dict[str, Any], weights: Mapping[str, Any]) -> None:
+    """Writes weights, and what is to be known of them, into a directory."""
     from orbax.checkpoint import v1 as ocp
 
     (directory / CONFIG_FILE).write_text(json.dumps({"format": FORMAT_VERSION, **document}, indent=2) + "\n")

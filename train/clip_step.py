@@ -341,14 +341,10 @@ def _with_prompted(
     where: Bool[Array, " n"],
 ) -> MemoryBank:
     """The bank with a prompted frame in a slot, for some objects."""
+    frames = jnp.full(where.shape, frame)
 
     def put(slots: Slots, values: Array) -> Slots:
-        chosen = where.reshape(-1, *[1] * (values.ndim - 1))
-        values = jnp.where(chosen, values.astype(slots.values.dtype), slots.values[:, slot])
-        frames = jnp.where(where, frame, slots.frames[:, slot])
-        return Slots(
-            jnp.asarray(slots.frames).at[:, slot].set(frames), jnp.asarray(slots.values).at[:, slot].set(values)
-        )
+        return slots.put(frames, values, where[:, None] & (jnp.arange(slots.frames.shape[1]) == slot))
 
     return dataclasses.replace(
         bank, prompted=put(bank.prompted, memory), prompted_pointers=put(bank.prompted_pointers, jnp.asarray(pointers))

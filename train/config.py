@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import operator
 from typing import Any
 
 from ..config import dataclass_from_dict
 from ..refiners import SAM2RefinerConfig
 from ..refiners.base import kind_of, read_refiner_config
+from ..settings import differing
 
 __all__ = [
     "AugmentConfig",
@@ -389,13 +391,7 @@ class TrainConfig:
         return dataclass_from_dict(cls, values)
 
 
-def config_differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+def config_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Where two configurations, as plain values, differ: one line a field."""
-    lines = []
-    for name in sorted(old.keys() | new.keys()):
-        before, after = old.get(name), new.get(name)
-        if isinstance(before, dict) and isinstance(after, dict):
-            lines += config_differences(before, after, f"{prefix}{name}.")
-        elif before != after:
-            lines.append(f"{prefix}{name}: was {before!r}, is now {after!r}")
-    return lines
+    differences = sorted(differing(old, new), key=operator.itemgetter(0))
+    return [f"{name}: was {before!r}, is now {after!r}" for name, before, after in differences]

@@ -28,6 +28,11 @@ GROUPS = {"encoder": ("trunk", "neck"), "decoder": ("decoder", "object_score"), 
 ALL = "all"
 
 
+def _is_of(part: str | None, name: str) -> bool:
+    """Whether a part of a model is, or is among, what a name of `trainable` means."""
+    return name == ALL or part in GROUPS.get(name, (name,))
+
+
 def starting_model(config: ModelConfig, seed: int) -> SAM2:
     """The model that training starts from, in float32; `make_skeleton` gives a checkpoint's the configured input size.
 
@@ -59,7 +64,7 @@ def _load_part(model: SAM2, spec: str) -> None:
     taken: set[str | None] = set()
     for path, variable in nnx.to_flat_state(nnx.state(model)):
         its_part, name = part_of(variable), ".".join(map(str, path))
-        if its_part in GROUPS.get(part, (part,)) or part == ALL or fnmatch.fnmatchcase(name, part):
+        if _is_of(its_part, part) or fnmatch.fnmatchcase(name, part):
             found = of_other.get(path)
             if found is None or found.shape != variable.shape:
                 what = "no such weight" if found is None else f"one of shape {found.shape}"
@@ -97,7 +102,7 @@ def make_skeleton(config: TrainConfig, base: SAM2Config, refiner: Any) -> Skelet
     taught = {*PARTS, *MEMORY_PARTS} if config.data.frames > 1 else {*PARTS}
     learning = {name: part_of(v) for name, _, v in variables if isinstance(v, nnx.Param) and part_of(v) in taught}
     for part in config.trainable:
-        names = {name for name, its_part in learning.items() if part == ALL or its_part in GROUPS.get(part, (part,))}
+        names = {name for name, its_part in learning.items() if _is_of(its_part, part)}
         if not names:
             raise ValueError(f"trainable names {part!r}, of which this model has no weights")
         trainable |= names
@@ -117,7 +122,7 @@ def _adapted(
         found = {
             name
             for name, its_part in parts.items()
-            if (part == ALL or its_part in GROUPS.get(part, (part,)))
+            if _is_of(its_part, part)
             and len(shapes[name]) == 2
             and min(shapes[name]) > lora.rank
             and fnmatch.fnmatchcase(name, lora.match)

@@ -11,11 +11,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, UInt8
 
 from ..features import ImageFeatures
-from ..image.prompts import ObjectPrompts, bucket, pack_prompts
+from ..image.prompts import bucket
 from ..nn.prompt_encoder import Prompts
 from ..sam2 import SAM2
 from .memory_bank import MemoryBank
-from .propagation import Propagation, Shown
+from .propagation import NO_CLICKS, Propagation, Shown, first_prompts
 from .slots import UNKNOWN_LENGTH, ObjectFrames
 from .snapshots import take_snapshots
 from .tracking import TrackedFrame, advance, encode_frames, track_frame
@@ -222,17 +222,12 @@ class ClipBatch:
         return where
 
     def _first_prompts(self) -> Prompts | None:
-        """What the refiner reads as the prompts of frames that have none."""
-        model = self._predictor.model
-        if model.refiner is None or not model.refiner.reuse_first_prompt:
-            return None
-        nothing = ObjectPrompts(np.zeros((1, 0, 2), np.float32), np.zeros((1, 0), np.int32), None)
-        prompts = [nothing] * len(self._where.image)
+        """Of all rows (`first_prompts`)."""
+        clicks = [NO_CLICKS] * len(self._where.image)
         for clip, seat in self._seats.items():
             for row, history in enumerate(clip.objects, seat.row):
-                points, labels = history.first_points(clip.reverse)
-                prompts[row] = ObjectPrompts(points[None], labels[None], None)
-        return pack_prompts(prompts, model.config.mask_size, rows=len(prompts))
+                clicks[row] = history.first_points(clip.reverse)
+        return first_prompts(self._predictor.model, clicks, len(clicks))
 
     def _on_devices(self, rows: Any) -> Any:
         """Arrays whose first axis is that of all devices' rows or places."""

@@ -26,7 +26,7 @@ from .exemplars import Exemplar
 from .frames import FrameStream, open_frames
 from .memory_bank import MemoryBank, ObjectFrames
 from .policies import MemoryPolicy, memory_policy
-from .propagation import Propagation
+from .propagation import Propagation, first_prompts
 from .saved_state import SavesStates
 from .slots import UNKNOWN_LENGTH
 from .snapshots import Snapshot, take_snapshots
@@ -633,14 +633,7 @@ class SAM2VideoPredictor(TakesExemplars, SavesStates, FromPretrained):
 
     def _origins(self, objects: Sequence[ObjectHistory], rows: int, reverse: bool) -> Prompts | None:
         """What the refiner reads as the prompts of frames that have none."""
-        refiner = self.model.refiner
-        if refiner is None or not refiner.reuse_first_prompt:
-            return None
-        prompts = []
-        for history in objects:
-            points, labels = history.first_points(reverse)
-            prompts.append(ObjectPrompts(points[None], labels[None], None))
-        return pack_prompts(prompts, self.model.config.mask_size, rows=rows)
+        return first_prompts(self.model, [history.first_points(reverse) for history in objects], rows)
 
     def _memory_of(self, result: ObjectOnFrame, features: ImageFeatures) -> Float[np.ndarray, "h h cm"]:
         """The memory features of a mask that prompts gave."""

@@ -7,8 +7,11 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
+from ..image.prompts import ObjectPrompts, pack_prompts
+from ..nn.prompt_encoder import Prompts
+from ..sam2 import SAM2
 from .memory_bank import MemoryBank
 from .snapshots import Snapshot
 from .state import FrameRecord, FrameScores, InferenceState, assemble_bank, scores_of
@@ -17,10 +20,29 @@ from .tracking import Segmentation
 if TYPE_CHECKING:
     from .predictor import SAM2VideoPredictor
 
-__all__ = ["Propagation", "Shown"]
+__all__ = ["NO_CLICKS", "Propagation", "Shown", "first_prompts"]
 
 # A frame's index, the object ids, their mask logits, (objects, 1, height, width), and their scores.
 Shown = tuple[int, list[Any], Float[np.ndarray, "objects 1 h w"], FrameScores]
+
+
+# Points and their labels, of one object.
+Clicks = tuple[Float[np.ndarray, "_ 2"], Int[np.ndarray, " _"]]
+NO_CLICKS: Clicks = np.zeros((0, 2), np.float32), np.zeros(0, np.int32)
+
+
+def first_prompts(model: SAM2, clicks: Sequence[Clicks], rows: int) -> Prompts | None:
+    """What the refiner reads as the prompts of frames that have none; None if it reads no such.
+
+    Args:
+      model: of the refiner.
+      clicks: of each object (`ObjectHistory.first_points`).
+      rows: how many rows there are to be.
+    """
+    if model.refiner is None or not model.refiner.reuse_first_prompt:
+        return None
+    prompts = [ObjectPrompts(points[None], labels[None], None) for points, labels in clicks]
+    return pack_prompts(prompts, model.config.mask_size, rows=rows)
 
 
 class Propagation:

@@ -34,6 +34,10 @@ class Window(NamedTuple):
     new_width: int
 
 
+# Draws a window, given an image's height and width and the size of the result.
+Draw = Callable[[int, int, int, np.random.Generator], Window]
+
+
 def squeeze(sample: Sample, size: int) -> Sample:
     """The sample squeezed to size x size, its sides' proportion ignored, as the predictor does.
 
@@ -85,13 +89,8 @@ def augment(sample: Sample, size: int, config: AugmentConfig, rng: np.random.Gen
         sample = {"image": cv2.flip(sample["image"], 1), "mask": np.fliplr(sample["mask"])}
     if config.rotate:
         sample = _rotate(sample, rng.uniform(-config.rotate, config.rotate))
-    if config.squeeze and rng.random() < config.squeeze:
-        result = _cut(sample, size, _draw_part, rng)
-    elif config.jitter:
-        result = _cut(sample, size, functools.partial(_draw_window, scales=config.jitter), rng)
-    else:
-        result = None
-    result = result or squeeze(sample, size)
+    draw = _draw_by(config, rng)
+    result = (draw and _cut(sample, size, draw, rng)) or squeeze(sample, size)
     if config.colour:
         result["image"] = change_colours(result["image"], config.colour, rng)
     return result
@@ -118,20 +117,16 @@ def augment_clip(clip: ClipSample, size: int, config: AugmentConfig, rng: np.ran
         if any(mask.max() >= OBJECT for mask in masks_of(turned[0]["mask"])):
             images, masks = (np.stack([frame[name] for frame in turned]) for name in ("image", "mask"))
     first = np.ascontiguousarray(masks[0, ..., 0])
-    if config.squeeze and rng.random() < config.squeeze:
-        window = _draw_kept(first, size, _draw_part, rng)
-    elif config.jitter:
-        window = _draw_kept(first, size, functools.partial(_draw_window, scales=config.jitter), rng)
-    else:
-        window = None
+    draw = _draw_by(config, rng)
     height, width = first.shape
-    window = window or Window(0, 0, height, width, size, size)
+    whole = Window(0, 0, height, width, size, size)
+    window = (draw and _draw_kept(first, size, draw, rng)) or whole
     cut = [_paste(_part(np.ascontiguousarray(image), window), size, PADDING) for image in images]
     covers = [[_paste(_part(mask, window), size, 0) for mask in masks_of(frame)] for frame in masks]
     for place, mask in enumerate(masks_of(masks[0])):
         if np.count_nonzero(covers[0][place] >= OBJECT) < _enough(size):
             # The only object of a clip that was squeezed whole is there, however thin.
-            keep = place == 0 and window == Window(0, 0, height, width, size, size)
+            keep = place == 0 and window == whole
             covers[0][place] = _squeeze_mask(mask, size) if keep else covers[0][place]
             for frame in covers if not keep else ():
                 frame[place] = np.zeros((size, size), np.uint8)
@@ -178,9 +173,7 @@ def resize(picture: UInt8[np.ndarray, "h w *c"], height: int, width: int) -> UIn
     return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR))
 
 
-def _cut(
-    sample: Sample, size: int, draw: Callable[[int, int, int, np.random.Generator], Window], rng: np.random.Generator
-) -> Sample | None:
+def _cut(sample: Sample, size: int, draw: Draw, rng: np.random.Generator) -> Sample | None:
     """The part of the sample in a window that `draw` draws, or None if the object is lost in every attempt."""
     masks = masks_of(sample["mask"])
     window = _draw_kept(masks[0], size, draw, rng)
@@ -191,10 +184,17 @@ def _cut(
     return {"image": image, "mask": put_together(sample["mask"], cut, _enough(size))}
 
 
+def _draw_by(config: AugmentConfig, rng: np.random.Generator) -> Draw | None:
+    """How windows of an image are drawn; None to take it whole."""
+    if config.squeeze and rng.random() < config.squeeze:
+        return _draw_part
+    return functools.partial(_draw_window, scales=config.jitter) if config.jitter else None
+
+
 def _draw_kept(
     mask: UInt8[np.ndarray, "h w"],
     size: int,
-    draw: Callable[[int, int, int, np.random.Generator], Window],
+    draw: Draw,
     rng: np.random.Generator,
 ) -> Window | None:
     """A window that enough of the object is in, or None if it is lost in every attempt."""
