@@ -56,7 +56,7 @@ class Plan:
                 f"{head}\nDOES NOT FIT: a chip would need {needed:.2f} GiB of the {available:.2f} GiB that a program "
                 "can have. Try a smaller batch_size, more accumulate, or more model_parallel."
             )
-        traffic = self.cost.bytes_accessed / self.images_per_chip / 1e9
+        traffic = self.cost.off_chip_bytes / self.images_per_chip / 1e9
         rate = self.images_per_chip / self.cost.roofline_seconds
         return "\n".join(
             [

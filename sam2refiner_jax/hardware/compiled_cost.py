@@ -9,6 +9,7 @@ import jax
 
 from .chips import Chip
 from .hlo import Instruction, Program, bytes_of, parse_program
+from .operations import Operation, operations_of
 
 __all__ = ["Collective", "CompiledCost", "Memory", "OutOfMemory", "analyse", "compile_uncached", "out_of_memory"]
 
@@ -73,8 +74,10 @@ class CompiledCost:
       memory: what it needs of a chip's memory.
       flops: arithmetic of one chip.
       bytes_accessed: what its operations read and write, as XLA counts it: every operation (a fusion is one) moves all
-        of its operands and results. A buffer that the compiler keeps on the chip counts all the same, so less than this
-        may cross the memory bus.
+        of its operands and results, of buffers that the compiler keeps on the chip too.
+      off_chip_bytes: the part of it that is in main memory, by the memory space that the program's text gives every
+        buffer. Off TPUs nothing says where buffers are, and all of them count.
+      operations: what the program runs, with the compiler's own estimate of the time; only the TPU's estimates.
       collectives: communication, the costliest first.
       unknown_loops: loops whose trip count could not be told and that count as running once.
     """
@@ -84,6 +87,8 @@ class CompiledCost:
     memory: Memory
     flops: float
     bytes_accessed: float
+    off_chip_bytes: int
+    operations: tuple[Operation, ...]
     collectives: tuple[Collective, ...]
     unknown_loops: tuple[str, ...] = ()
 
@@ -97,7 +102,7 @@ class CompiledCost:
 
     @property
     def memory_seconds(self) -> float:
-        return self.bytes_accessed / self.chip.hbm_bandwidth
+        return self.off_chip_bytes / self.chip.hbm_bandwidth
 
     @property
     def collective_seconds(self) -> float:
@@ -118,6 +123,14 @@ class CompiledCost:
         }
         return max(seconds, key=lambda name: seconds[name])
 
+    @property
+    def estimated_seconds(self) -> float:
+        """The operations one after the other, by the compiler's estimate; 0 where it makes none.
+
+        Transfers that run beside them are not in it, and our own kernels count as their arithmetic at the chip's peak.
+        """
+        return sum(operation.seconds for operation in self.operations)
+
     def table(self) -> str:
         """All of it as lines of text."""
         memory, chip = self.memory, self.chip
@@ -130,13 +143,15 @@ class CompiledCost:
             ("  temporaries", _gib(memory.temporaries)),
             ("  program", _gib(memory.code)),
             ("arithmetic per chip", f"{self.flops / 1e12:.3f} TFLOP, {_ms(self.compute_seconds)}"),
-            ("memory traffic per chip", f"{self.bytes_accessed / 1e9:.2f} GB, {_ms(self.memory_seconds)}"),
+            ("memory traffic per chip", f"{self.off_chip_bytes / 1e9:.2f} GB, {_ms(self.memory_seconds)}"),
+            ("  on the chip as well", f"{self.bytes_accessed / 1e9:.2f} GB"),
             ("collectives per chip", f"{sum(c.count for c in self.collectives)}, {_ms(self.collective_seconds)}"),
             *(
                 (f"  {c.kind} of {c.group_size}", f"{c.count} x, {c.bytes / 1e6:.3f} MB together")
                 for c in self.collectives
             ),
             ("at best", f"{_ms(self.roofline_seconds)}, bound by {self.bound_by}"),
+            *([("by the compiler's estimate", _ms(self.estimated_seconds))] if self.operations else []),
             *(("counted once", f"loop {name}, of unknown length") for name in self.unknown_loops),
         ]
         width = max(len(name) for name, _ in rows)
@@ -184,6 +199,8 @@ def analyse(compiled: jax.stages.Compiled, chip: Chip) -> CompiledCost:
     repeated = {name: count for name, count in rounds.items() if count}
     flops = sum(count * program.matmul_flops(name) for name, count in repeated.items())
     traffic = sum(count * program.traffic(name) for name, count in repeated.items() if name not in program.fused)
+    stored = {name: count for name, count in program.runs.items() if name not in program.fused}
+    off_chip = sum(count * program.traffic(name, off_chip=True) for name, count in stored.items())
     num_chips = max(len(sharding.device_set) for sharding in jax.tree.leaves(compiled.input_shardings))
     return CompiledCost(
         chip=chip,
@@ -197,6 +214,8 @@ def analyse(compiled: jax.stages.Compiled, chip: Chip) -> CompiledCost:
         ),
         flops=counts.get("flops", 0.0) + flops,
         bytes_accessed=counts.get("bytes accessed", 0.0) + traffic,
+        off_chip_bytes=off_chip,
+        operations=tuple(operations_of(text, clock=chip.clock, peak_flops=chip.peak_flops)),
         collectives=collectives_of(program, num_chips),
         unknown_loops=program.unknown_loops,
     )

@@ -4,12 +4,15 @@ import dataclasses
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 __all__ = ["Instruction", "Program", "matmul_flops", "parse_program"]
 
 BITS = {"pred": 8, "s4": 4, "u4": 4, "bf16": 16}  # other types have their width in their name
 SHAPE = re.compile(r"\b(pred|bf16|[sfuc]\d+)(?:e\w+)?\[([\d,]*)\]")
+# A shape with its layout, which of TPUs names the memory space unless it is the main memory.
+PLACED = re.compile(SHAPE.pattern + r"(\{[^}]*\})?")
+ON_CHIP = "S("
 COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
 CALLED = re.compile(r"\b(?:calls|body|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
@@ -30,6 +33,11 @@ def bytes_of(text: str) -> int:
     """Bytes of a shape."""
     sizes = ((BITS.get(kind) or int(kind.lstrip("sfuc")), math.prod(dims)) for kind, dims in shapes_in(text))
     return sum(bits * count for bits, count in sizes) // 8
+
+
+def off_chip_bytes_of(text: str) -> int:
+    """Bytes of the parts of a shape that lie in the chips' main memory, by the memory space that their layout names."""
+    return sum(bytes_of(part[0]) for part in PLACED.finditer(text) if ON_CHIP not in (part[3] or ""))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,23 +75,35 @@ class Program:
         """Shapes of a computation's values by name."""
         return {instruction.name: instruction.shape for instruction in self.computations[computation]}
 
-    def traffic(self, computation: str) -> int:
-        """Bytes that the instructions of a computation read and write; a fusion counts as one instruction."""
-        shapes = self.shapes(computation)
-        return sum(self._moved_bytes(instruction, shapes) for instruction in self.computations[computation])
+    def traffic(self, computation: str, *, off_chip: bool = False) -> int:
+        """Bytes that the instructions of a computation read and write; a fusion counts as one instruction.
 
-    def _moved_bytes(self, instruction: Instruction, shapes: dict[str, str]) -> int:
+        With `off_chip`, buffers that the compiler placed in the chip's own memory do not count.
+        """
+        size_of = off_chip_bytes_of if off_chip else bytes_of
+        shapes = self.shapes(computation)
+        return sum(self.moved_bytes(instruction, shapes, size_of) for instruction in self.computations[computation])
+
+    def moved_bytes(
+        self, instruction: Instruction, shapes: dict[str, str], size_of: Callable[[str], int] | None = None
+    ) -> int:
+        """Bytes that one instruction reads and writes, of buffers as `size_of` counts them; all of them unless given.
+
+        `shapes` are those of its computation.
+        """
+        size_of = bytes_of if size_of is None else size_of
         if instruction.opcode in FREE or instruction.opcode.endswith("-done"):
             return 0
-        written = bytes_of(instruction.shape)
+        written = size_of(instruction.shape)
         if instruction.opcode.endswith("-start"):
             return written  # of operand and result together
+        operands = [shapes.get(name, "") for name in instruction.operands]
         if instruction.opcode in SLICES:
-            return 2 * written
-        read = [bytes_of(shapes.get(name, "")) for name in instruction.operands]
+            return written + (bytes_of(instruction.shape) if operands and size_of(operands[0]) else 0)
+        read = [size_of(operand) for operand in operands]
         if instruction.opcode == "fusion":
             inside = self.computations[_called(instruction)[0]]
-            read = [_read_bytes(inside, i, size) for i, size in enumerate(read)]
+            read = [_read_bytes(inside, i, size) if size else 0 for i, size in enumerate(read)]
         return written + sum(read)
 
     def matmul_flops(self, computation: str) -> int:

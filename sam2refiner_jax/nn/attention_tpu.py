@@ -16,13 +16,11 @@ from jaxtyping import Array, Bool, Float
 
 from .attention import attend_in_windows, plain_attention
 from .per_chip import on_every_chip
-from .windows import merge_windows, partition_windows
+from .windows import columns_of_block, merge_windows, partition_windows
 
 __all__ = ["long_attention", "map_attention"]
 
 LANES = 128
-# Rows of a register of bfloat16, two to a sublane: blocks of the map are cut at multiples of it.
-ROWS = 16
 # Bytes of a block of keys and values; four such blocks, and the logits, are in the 16 MiB of fast memory at a time.
 BLOCK_BYTES = 3 * 2**20
 # Largest blocks of queries and keys in a long sequence. All keys of 4096 tokens stay in fast memory.
@@ -98,7 +96,7 @@ def map_attention(
 def _map_attention(num_heads: int, window: int, pool: bool, qkv: Array) -> Array:
     height, width = qkv.shape[1:3]
     shrink = 2 if pool else 1
-    columns = _columns_of_block(width, window, pool)
+    columns = columns_of_block(width, window, pool)
     attend = functools.partial(_attend_in_blocks, num_heads=num_heads, window=window, shrink=shrink)
     if columns is not None:
         return attend(qkv, block=(window, columns))
@@ -119,13 +117,6 @@ def _map_attention_backward(num_heads: int, window: int, pool: bool, qkv: Array,
 
 
 _map_attention.defvjp(_map_attention_forward, _map_attention_backward)
-
-
-def _columns_of_block(width: int, window: int, pool: bool) -> int | None:
-    """Columns of the map that the kernel attends in at a time: whole windows, whole registers, at least 128 tokens."""
-    step = math.lcm(window, 2 * ROWS if pool else ROWS)
-    columns = step * -(-LANES // (window * step))
-    return columns if width % columns == 0 else None
 
 
 def _attend_in_blocks(

@@ -10,9 +10,10 @@ from jaxtyping import Array, Float
 from ..config import HieraConfig
 from .attention import map_attention
 from .layers import MLP, conv, gelu, layer_norm, linear
+from .patches import embed_patches
 from .per_chip import divides_over_mesh, on_every_chip
 from .resize import resize_bicubic
-from .windows import max_pool_2x2, pad_to_windows
+from .windows import columns_of_block, max_pool_2x2, merge_windows, pad_to_windows, partition_windows
 
 __all__ = ["Hiera", "MultiScaleBlock"]
 
@@ -65,10 +66,17 @@ class MultiScaleAttention(nnx.Module):
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c2"]:
         _, h, w, _ = x.shape
+        shrink = 2 if self.pool else 1
         if self.window:
             x = pad_to_windows(x, self.window)
+        height, width = x.shape[1:3]
+        # What must be cut into windows anyway is cut while it has a third of the channels.
+        apart = bool(self.window) and columns_of_block(width, self.window, self.pool) is None
+        if apart:
+            x = partition_windows(x, self.window)
         out = map_attention(self.qkv(x), num_heads=self.num_heads, window=self.window or None, pool=self.pool)
-        shrink = 2 if self.pool else 1
+        if apart:
+            out = merge_windows(out, (height // shrink, width // shrink))
         return self.proj(out[:, : h // shrink, : w // shrink])
 
 
@@ -155,7 +163,7 @@ class Hiera(nnx.Module):
 
     def __call__(self, image: Float[Array, "b s s 3"]) -> tuple[Float[Array, "b _ _ _"], ...]:
         """The stage outputs at strides 4, 8, 16 and 32."""
-        x = self.patch_embed["proj"](image)
+        x = embed_patches(self.patch_embed["proj"], image, dtype=self.dtype)
         x = x + self.positional_embedding((x.shape[1], x.shape[2])).astype(self.dtype)
         outputs = []
         for i, block in enumerate(self.blocks):

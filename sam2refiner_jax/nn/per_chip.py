@@ -26,10 +26,12 @@ def _free_axes() -> tuple[str, ...]:
     return tuple(n for n, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind != AxisType.Manual)
 
 
-def on_every_chip(function: Callable[..., Array], *arrays: Array) -> Array:
-    """`function` of each chip's part of the arrays' first axis."""
+def on_every_chip(function: Callable[..., Array], *arrays: Array, shared: tuple[Array, ...] = ()) -> Array:
+    """`function` of each chip's part of the arrays' first axis, and of arrays after them that all chips have whole."""
     axes = _free_axes()
     if not axes:
-        return function(*arrays)
+        return function(*arrays, *shared)
     part = PartitionSpec(axes)
-    return jax.shard_map(function, in_specs=part, out_specs=part, axis_names=set(axes), check_vma=False)(*arrays)
+    specs = (part,) * len(arrays) + (PartitionSpec(),) * len(shared)
+    mapped = jax.shard_map(function, in_specs=specs, out_specs=part, axis_names=set(axes), check_vma=False)
+    return mapped(*arrays, *shared)

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 from ..config import ViTConfig
 from .hiera import MultiScaleBlock
 from .layers import conv, layer_norm
+from .patches import embed_patches
 from .resize import resize_bicubic
 
 __all__ = ["SimpleNeck", "ViT"]
@@ -51,7 +52,7 @@ class ViT(nnx.Module):
 
     def __call__(self, image: Float[Array, "b s s 3"]) -> tuple[Float[Array, "b h w c"]]:
         """The only stage, at stride 16."""
-        x = self.patch_embed["proj"](image)
+        x = embed_patches(self.patch_embed["proj"], image, dtype=self.dtype)
         x = x + self.positional_embedding((x.shape[1], x.shape[2])).astype(self.dtype)
         for block in self.blocks:
             x = block(x)

@@ -1,10 +1,25 @@
 """Maps cut into windows and put together again, and pooled."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-__all__ = ["max_pool_2x2", "merge_windows", "pad_to_windows", "partition_windows"]
+__all__ = ["columns_of_block", "max_pool_2x2", "merge_windows", "pad_to_windows", "partition_windows"]
+
+# Rows of a TPU's register of bfloat16, two to a sublane, and the tokens that a block of windows has at least.
+ROWS, TOKENS = 16, 128
+
+
+def columns_of_block(width: int, window: int, pool: bool) -> int | None:
+    """Columns of a map within which a TPU attends at a time without cutting windows out of the map.
+
+    They are whole windows and whole registers, of at least 128 tokens; None where the map has no such blocks.
+    """
+    step = math.lcm(window, 2 * ROWS if pool else ROWS)
+    columns = step * -(-TOKENS // (window * step))
+    return columns if width % columns == 0 else None
 
 
 def max_pool_2x2(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:

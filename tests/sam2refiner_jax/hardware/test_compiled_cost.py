@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ pytest.importorskip("libtpu")
 from sam2refiner_jax.hardware.chips import CHIPS, topology_mesh
 from sam2refiner_jax.hardware.compiled_cost import OutOfMemory, analyse, compile_uncached, out_of_memory
 from sam2refiner_jax.hardware.hlo import parse_program
+from sam2refiner_jax.hardware.operations import costliest
 
 V5E = CHIPS["v5e"]
 STEPS, ROWS, WIDTH = 4, 1024, 2048
@@ -50,6 +52,31 @@ def test_a_loop_costs_its_rounds():
     # Each round reads the weights and writes them, twice where the gradient is a step of its own, and reads its batch.
     least = STEPS * (4 * weights + 2 * batch)
     assert least < trained().bytes_accessed < 4 * least
+
+
+def test_traffic_is_of_what_is_not_kept_on_the_chip():
+    n = 8192
+    large, vector = described(one_chip(), (n, n)), described(one_chip(), (n,))
+    cost = analyse(compile_uncached(jax.jit(lambda m, v: jnp.tanh(m @ v) @ m).lower(large, vector)), V5E)
+    # The matrix, twice as it is too large to keep; the two products' vectors are never off the chip.
+    assert 2 * 2 * n * n <= cost.off_chip_bytes < 1.01 * 2 * 2 * n * n
+    assert cost.memory_seconds == cost.off_chip_bytes / V5E.hbm_bandwidth
+    assert cost.bound_by == "memory traffic"
+
+
+def test_the_compiler_estimates_and_names_lines_of_source():
+    n = 4096
+    a, b = (described(one_chip(), (n, n)) for _ in range(2))
+    cost = analyse(compile_uncached(jax.jit(lambda a, b: jnp.sin(a @ b)).lower(a, b)), V5E)
+    assert 2 * n**3 / V5E.peak_flops < cost.estimated_seconds < 1.5 * 2 * n**3 / V5E.peak_flops
+    (product, *_) = costliest(cost.operations, 3)
+    line = 1 + next(i for i, text in enumerate(Path(__file__).read_text().splitlines()) if "jnp.sin(a @ b)" in text)
+    assert product.source == f"hardware/test_compiled_cost.py:{line}"
+    assert (product.kind, product.count) == ("fusion", 1)
+    assert sum(operation.seconds for operation in costliest(trained().operations, 1000)) == pytest.approx(
+        trained().estimated_seconds
+    )
+    assert {operation.count % STEPS for operation in costliest(trained().operations, 1)} == {0}
 
 
 def test_a_loop_communicates_in_every_round():
@@ -141,8 +168,8 @@ def test_the_table_says_what_does_not_fit_and_what_bounds():
     assert trained().fits
     assert not small.fits
     assert "0.001 GiB: DOES NOT FIT" in small.table()
-    assert "bound by memory traffic" in trained().table()
-    assert trained().roofline_seconds == trained().memory_seconds > trained().compute_seconds
+    assert "bound by collectives" in trained().table()
+    assert trained().roofline_seconds == trained().collective_seconds > trained().compute_seconds
     slow = dataclasses.replace(trained(), chip=dataclasses.replace(V5E, peak_flops=1e12))
     assert slow.bound_by == "arithmetic"
 

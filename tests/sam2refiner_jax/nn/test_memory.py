@@ -10,7 +10,7 @@ import torch
 from flax import nnx
 from official import nchw, official_and_ours, relative_error, to_torch
 
-from sam2refiner_jax.nn import memory_attention
+from sam2refiner_jax.nn import memory_attention, memory_averages
 from sam2refiner_jax.nn.memory_attention import Memory
 from sam2refiner_jax.nn.memory_encoder import DepthwiseConv
 from sam2refiner_jax.nn.positional import sine_encoding_2d
@@ -71,8 +71,8 @@ def attended():
 def test_memory_attention_equals_official(attended, average, missing, monkeypatch):
     """Both the form for CPUs and that for accelerators; what does not exist changes nothing."""
     module, frame, frame_pe, memory, reference = attended
-    monkeypatch.setattr(memory_attention, "average_map_by_map", getattr(memory_attention, average))
-    monkeypatch.setattr(memory_attention, "QUERY_BLOCK", 100)  # several blocks, the last one padded
+    monkeypatch.setattr(memory_attention, "average_map_by_map", getattr(memory_averages, average))
+    monkeypatch.setattr(memory_averages, "QUERY_BLOCK", 100)  # several blocks, the last one padded
     out = jax.jit(lambda m, *args: m(*args))(module, frame, frame_pe, with_missing(memory) if missing else memory)
     assert relative_error(out, reference) <= 2e-6
 

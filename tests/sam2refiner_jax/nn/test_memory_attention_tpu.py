@@ -1,0 +1,89 @@
+"""The TPU's kernel for attention to memories, interpreted, against the plain form."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.pallas import tpu as pltpu
+from official import relative_error
+
+from sam2refiner_jax.nn import memory_attention_tpu
+from sam2refiner_jax.nn.memory_attention import form_of
+from sam2refiner_jax.nn.memory_averages import Memory, average_at_once
+from sam2refiner_jax.nn.rotary import axial_rotations
+
+B, MAPS, SIDE, DIM, WIDTH, POINTERS = 2, 3, 16, 32, 8, 12
+
+plain = form_of(average_at_once, "none")
+
+
+def inputs(dtype=jnp.float32, *, weighted=False):
+    rng = np.random.default_rng(0)
+
+    def normal(*shape):
+        return jnp.asarray(rng.normal(size=shape), dtype)
+
+    places = SIDE * SIDE
+    memory = Memory(
+        normal(B, MAPS, places, WIDTH),
+        normal(B, MAPS, places, WIDTH),
+        jnp.asarray([[False, True, True], [True, False, False]]),
+        normal(B, POINTERS, WIDTH),
+        normal(B, POINTERS, WIDTH),
+        jnp.asarray(rng.random((B, POINTERS)) < 0.5).at[1].set(False),
+        jnp.asarray(rng.uniform(0.5, 1.5, (B, MAPS)), jnp.float32) if weighted else None,
+    )
+    weights = normal(WIDTH, DIM).astype(jnp.float32), normal(DIM).astype(jnp.float32)
+    return 2 * normal(B, places, DIM), memory, weights, axial_rotations(SIDE, DIM)
+
+
+def by_kernel(*arguments):
+    with pltpu.force_tpu_interpret_mode():
+        return jax.jit(memory_attention_tpu.average)(*arguments)
+
+
+@pytest.fixture(params=[(4096, 512, 1024), (128, 128, 128)], ids=["whole maps", "parts of maps"])
+def blocks(request, monkeypatch):
+    for name, size in zip(("PART", "QUERIES", "KEYS"), request.param, strict=True):
+        monkeypatch.setattr(memory_attention_tpu, name, size)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_equals_the_plain_form(blocks, weighted):
+    arguments = inputs(weighted=weighted)
+    assert relative_error(by_kernel(*arguments), plain(*arguments)) < 1e-5
+
+
+def test_bfloat16_stays_near_float32():
+    arguments = inputs(jnp.bfloat16)
+    exact = plain(*jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x, arguments))
+    ours = by_kernel(*arguments)
+    assert ours.dtype == jnp.bfloat16
+    assert relative_error(ours.astype(jnp.float32), exact) < 0.02
+
+
+def test_without_memories_it_is_zero():
+    q, memory, *rest = inputs()
+    nothing = jax.tree.map(lambda x: jnp.zeros_like(x) if x.dtype == bool else x, memory)
+    np.testing.assert_array_equal(by_kernel(q, nothing, *rest), 0)
+
+
+def test_gradients_equal_the_plain_form(monkeypatch):
+    monkeypatch.setattr(memory_attention_tpu, "BACKWARD_QUERIES", 128)
+    q, memory, weights, rotations = inputs(weighted=True)
+
+    def loss(average, q, parts, weights):
+        out = average(q, dataclasses.replace(memory, **parts), weights, rotations)
+        return jnp.sum(out * jnp.cos(jnp.arange(out.size)).reshape(out.shape))
+
+    learned = ("maps", "maps_pe", "pointers", "pointers_pe", "maps_weight")
+    arguments = q, {name: getattr(memory, name) for name in learned}, weights
+    of = lambda average: jax.jit(jax.grad(functools.partial(loss, average), argnums=(0, 1, 2)))(*arguments)  # noqa: E731
+    expected = of(plain)
+    with pltpu.force_tpu_interpret_mode():
+        ours = of(memory_attention_tpu.average)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        assert relative_error(a, b) < 1e-5
