@@ -43,11 +43,13 @@ class PlanArguments:
       topology: TPU chips by kind and shape, such as v5e:4x4, v5p:4x4x4 or v6e:4x4, which need not be there; or cpu:8,
         for eight simulated devices.
       chip: whose speed and memory simulated devices are taken to have.
+      costliest: lines of source to list, the costliest first; only the TPU's compiler says how long each takes.
     """
 
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
     topology: str = tyro.MISSING
     chip: str = "v5e"
+    costliest: int = 10
 
 
 def _by_recipe(arguments: type) -> Any:
@@ -91,4 +93,4 @@ def plan(arguments: Annotated[PlanRecipe, tyro.conf.arg(name="")]) -> None:
     if count != arguments.topology and count.isdecimal() and int(count) > 0:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", int(count))
-    print(plan_run(arguments.config, arguments.topology, chip=arguments.chip).report())
+    print(plan_run(arguments.config, arguments.topology, chip=arguments.chip).report(arguments.costliest))

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from ..config import get_config
 from ..hardware.chips import CHIPS, Chip, chip_of, topology_mesh
 from ..hardware.compiled_cost import CompiledCost, OutOfMemory, analyse, compile_uncached, out_of_memory
+from ..hardware.operations import describe_costliest
 from .config import TrainConfig
 from .parts import make_skeleton
 from .sharding import make_mesh, weight_sharding
@@ -46,8 +47,8 @@ class Plan:
         """Of the whole run at the roofline's speed; real runs reach a half to two thirds of it."""
         return float("nan") if self.cost is None else self.steps * self.cost.roofline_seconds / 3600
 
-    def report(self) -> str:
-        """The plan in words and figures."""
+    def report(self, lines: int = 10) -> str:
+        """The plan in words and figures, with so many of the step's costliest lines of source."""
         head = f"{self.chips} x {self.chip.name}, {self.batch_size} images a step, {self.images_per_chip:g} a chip"
         if self.cost is None:
             assert self.shortage is not None
@@ -65,6 +66,7 @@ class Plan:
                 f"memory traffic per image {traffic:.1f} GB",
                 f"at best {rate:.1f} images a second and chip; {self.steps} steps take {self.hours:.1f} hours, "
                 f"{self.hours * self.chips:.0f} chip-hours",
+                *describe_costliest(self.cost.operations, lines),
             ]
         )
 

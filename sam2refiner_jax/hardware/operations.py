@@ -8,7 +8,7 @@ from pathlib import PurePath
 
 from .hlo import FREE, Instruction, off_chip_bytes_of, parse_program
 
-__all__ = ["Operation", "costliest", "operations_of"]
+__all__ = ["Operation", "costliest", "describe_costliest", "operations_of"]
 
 CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 KERNEL_FLOPS = re.compile(r'"cost_estimate":\{"flops":"(\d+)"')
@@ -75,6 +75,16 @@ def costliest(operations: Iterable[Operation], count: int) -> list[Operation]:
         for key, group in groups.items()
     ]
     return sorted(sums, key=lambda operation: -operation.seconds)[:count]
+
+
+def describe_costliest(operations: Iterable[Operation], count: int) -> list[str]:
+    """A heading and a line of text for each of the lines of source that take the longest; none without estimates."""
+    found = costliest(operations, count)
+    rows = [
+        f"{1e3 * o.seconds:9.3f} ms  {o.off_chip_bytes / 1e6:9.1f} MB  {o.count:5d} x  {o.kind:<14} {o.source}"
+        for o in found
+    ]
+    return ["costliest lines of source, by the compiler's estimate, with their traffic", *rows] if rows else []
 
 
 def _seconds(instruction: Instruction, clock: float, peak_flops: float) -> float | None:

@@ -18,7 +18,7 @@ from .attention import attend_in_windows, plain_attention
 from .per_chip import on_every_chip
 from .windows import columns_of_block, merge_windows, partition_windows
 
-__all__ = ["long_attention", "map_attention"]
+__all__ = ["LANES", "largest_block", "long_attention", "map_attention", "product"]
 
 LANES = 128
 # Bytes of a block of keys and values; four such blocks, and the logits, are in the 16 MiB of fast memory at a time.
@@ -50,9 +50,9 @@ def _flash(q: Array, k: Array, v: Array, key_mask: Array | None = None) -> Array
         # Queries, those of the padding too, are of segment 1 and attend to the keys of their segment.
         key_segments = _pad_to_lanes(key_mask.astype(jnp.int32), axis=1)
         segments = flash.SegmentIds(jnp.ones((b, q.shape[2]), jnp.int32), key_segments)
-    queries = _largest_block(q.shape[2], QUERY_BLOCK)
-    keys_major = _largest_block(k.shape[2], MAJOR_KEY_BLOCK)
-    keys = _largest_block(keys_major, KEY_BLOCK)
+    queries = largest_block(q.shape[2], QUERY_BLOCK)
+    keys_major = largest_block(k.shape[2], MAJOR_KEY_BLOCK)
+    keys = largest_block(keys_major, KEY_BLOCK)
     sizes = flash.BlockSizes(
         block_b=1,
         block_q=queries,
@@ -76,7 +76,7 @@ def _pad_to_lanes(x: Array, axis: int) -> Array:
     return jnp.pad(x, widths)
 
 
-def _largest_block(size: int, limit: int) -> int:
+def largest_block(size: int, limit: int) -> int:
     """The largest multiple of the lanes that divides `size`, a multiple of them too, and is no more than `limit`."""
     return next(block for block in range(min(size, limit), 0, -LANES) if size % block == 0)
 
@@ -179,13 +179,13 @@ def _attend_in_strip(qkv_ref, out_ref, *, num_heads: int, window: int, shrink: i
         heads = []
         for head in range(num_heads):
             query, key, value = (x[:, n * channels + head * d :][:, :d] for n, x in enumerate((q, qkv, qkv)))
-            logits = _product(query, key, contract=(1, 1)) * (1 / math.sqrt(d))
+            logits = product(query, key, contract=(1, 1)) * (1 / math.sqrt(d))
             if window < pitch:
                 of_query = jax.lax.div(_column(logits.shape, 0, pitch // shrink), window // shrink)
                 of_key = jax.lax.div(_column(logits.shape, 1, pitch), window)
                 logits = jnp.where(of_query == of_key, logits, MASKED)
             weights = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
-            out = _product(weights.astype(value.dtype), value, contract=(1, 0))
+            out = product(weights.astype(value.dtype), value, contract=(1, 0))
             heads.append(out / weights.sum(axis=-1, keepdims=True))
         out = jnp.concatenate(heads, axis=-1).astype(out_ref.dtype)
         out_ref[:, pl.ds(index * out_columns, out_columns), :] = out.reshape(-1, out_columns, channels)
@@ -200,7 +200,7 @@ def _max_pool_tokens(x: Float[Array, "n c"], pitch: int) -> Float[Array, "n4 c"]
     row, column = _row(shape, 0, pitch // 2), _column(shape, 0, pitch // 2)
     token = jax.lax.broadcasted_iota(jnp.int32, shape, 1)
     picked = [
-        _product((token == (2 * row + down) * pitch + 2 * column + right).astype(x.dtype), x, contract=(1, 0))
+        product((token == (2 * row + down) * pitch + 2 * column + right).astype(x.dtype), x, contract=(1, 0))
         for down in range(2)
         for right in range(2)
     ]
@@ -215,6 +215,7 @@ def _column(shape: tuple[int, int], axis: int, pitch: int) -> Array:
     return jax.lax.rem(jax.lax.broadcasted_iota(jnp.int32, shape, axis), pitch)
 
 
-def _product(a: Array, b: Array, *, contract: tuple[int, int]) -> Array:
+def product(a: Array, b: Array, *, contract: tuple[int, int]) -> Array:
+    """A product of matrices within a kernel, over an axis of each; float32 whatever their type."""
     dimensions = (((contract[0],), (contract[1],)), ((), ()))
     return jax.lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)

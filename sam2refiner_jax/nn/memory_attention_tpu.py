@@ -16,13 +16,13 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
+from .attention_tpu import LANES, largest_block, product
 from .memory_averages import NO_LOGIT, Memory, average_all
 from .per_chip import on_every_chip
 from .rotary import Rotations, project, rotate
 
 __all__ = ["average", "has_blocks"]
 
-LANES = 128
 # Largest parts of a map's places that are in fast memory at a time, and blocks of queries and keys that meet in one
 # matrix of logits.
 PART, QUERIES, KEYS = 4096, 512, 1024
@@ -172,11 +172,6 @@ def _average_backward(arrays, gradient):
 _average.defvjp(_average_forward, _average_backward)
 
 
-def largest_block(size: int, limit: int) -> int:
-    """The largest multiple of the lanes that divides `size`, a multiple of them too, and is no more than `limit`."""
-    return next(block for block in range(min(size, limit), 0, -LANES) if size % block == 0)
-
-
 def _last_existing(exist: Array) -> Array:
     """For each map the last one that exists up to it: where it does not, the map at hand is not replaced."""
     number = jnp.where(exist > 0, jnp.arange(exist.shape[1], dtype=jnp.int32), 0)
@@ -222,13 +217,13 @@ def _attend(
 
         def begin(index, carry):
             rows = block_of(index, queries)
-            logits = _product(q_ref[rows, :], pointer_keys_ref[...], contract=(1, 1)) * scale
+            logits = product(q_ref[rows, :], pointer_keys_ref[...], contract=(1, 1)) * scale
             logits = jnp.where(exists, logits, NO_LOGIT)
             highest = logits.max(axis=1, keepdims=True)
             weights = jnp.where(exists, jnp.exp(logits - highest), 0.0)
             highest_ref[rows, :] = highest
             total_ref[rows, :] = weights.sum(axis=1, keepdims=True)
-            sum_ref[rows, :] = _product(weights.astype(pointers_ref.dtype), pointers_ref[...], contract=(1, 0))
+            sum_ref[rows, :] = product(weights.astype(pointers_ref.dtype), pointers_ref[...], contract=(1, 0))
             return carry
 
         jax.lax.fori_loop(0, part // queries, begin, 0)
@@ -239,7 +234,7 @@ def _attend(
 
         def make_keys(index, carry):
             rows = block_of(index, keys)
-            made = _product(keyed_ref[rows, :], kernel_ref[...], contract=(1, 0)).astype(bias_ref.dtype) + bias_ref[...]
+            made = product(keyed_ref[rows, :], kernel_ref[...], contract=(1, 0)).astype(bias_ref.dtype) + bias_ref[...]
             first, second = made[:, : c // 2].astype(jnp.float32), made[:, c // 2 :].astype(jnp.float32)
             cos, sin = cos_ref[rows, :], sin_ref[rows, :]
             turned = jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=1)
@@ -253,12 +248,12 @@ def _attend(
             query = q_ref[rows, :]
             highest, total, sums = highest_ref[rows, :], total_ref[rows, :], sum_ref[rows, :]
             for start in range(0, part, keys):
-                logits = _product(query, map_keys_ref[start : start + keys, :], contract=(1, 1)) * scale
+                logits = product(query, map_keys_ref[start : start + keys, :], contract=(1, 1)) * scale
                 higher = jnp.maximum(highest, logits.max(axis=1, keepdims=True))
                 weights, shrink = jnp.exp(logits - higher), jnp.exp(highest - higher)
                 values = values_ref[start : start + keys, :]
                 total = total * shrink + weights.sum(axis=1, keepdims=True)
-                sums = sums * shrink + _product(weights.astype(values.dtype), values, contract=(1, 0))
+                sums = sums * shrink + product(weights.astype(values.dtype), values, contract=(1, 0))
                 highest = higher
             highest_ref[rows, :], total_ref[rows, :], sum_ref[rows, :] = highest, total, sums
             return carry
@@ -274,8 +269,3 @@ def _attend(
             return carry
 
         jax.lax.fori_loop(0, part // queries, divide, 0)
-
-
-def _product(a: Array, b: Array, *, contract: tuple[int, int]) -> Array:
-    dimensions = (((contract[0],), (contract[1],)), ((), ()))
-    return jax.lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)

@@ -15,7 +15,12 @@ Count = Any
 
 
 def divides_over_mesh(batch: Count) -> bool:
-    """Whether every chip of the mesh that the program is traced for gets as many of the batch's elements."""
+    """Whether every chip of the mesh that the program is traced for gets as many of the batch's elements.
+
+    Not of a batch of any number, whose programs have no kernels: those are compiled for a number.
+    """
+    if not isinstance(batch, int):
+        return False
     sizes = dict(jax.sharding.get_abstract_mesh().shape)
     return batch % math.prod(sizes[name] for name in _free_axes()) == 0
 

@@ -68,6 +68,17 @@ def test_the_step_has_no_backward_of_the_encoder(config):
     assert encoder < step <= 1.15 * (encoder + 3 * rest)
 
 
+def test_the_steps_costs_are_those_that_were_stored(config):
+    """What doubles one of them has made training slower on pods: mend it, or say why and store it here."""
+    pytest.importorskip("libtpu")
+    cost = plan_run(config, "v5e:2x2").cost
+    assert cost is not None
+    found = cost.flops, cost.bytes_accessed, float(cost.off_chip_bytes), cost.estimated_seconds
+    assert found == pytest.approx((22.1e6, 82.5e6, 0.542e6, 0.758e-3), rel=0.2)
+    assert [(c.kind, c.group_size, c.count) for c in cost.collectives] == [("all-reduce", 4, 1)]
+    assert cost.collectives[0].bytes == pytest.approx(12_296, rel=0.2)
+
+
 def test_the_papers_recipe_is_twenty_epochs():
     assert RECIPES["hqseg44k"].config.total_steps() == 27_700
     assert dataclasses.replace(RECIPES["hqseg44k"].config, batch_size=256).total_steps() == 3_462

@@ -125,6 +125,16 @@ def test_kernels_are_for_bfloat16_and_for_what_is_long():
     assert "tpu_custom_call" in lowered_for_tpu(everywhere, qkv)
 
 
+def test_programs_for_any_number_of_images_and_all_platforms_take_the_plain_form():
+    images = jax.export.symbolic_shape("images")
+    qkv = jax.ShapeDtypeStruct((*images, 16, 16, 96), jnp.bfloat16)
+    attend = jax.jit(functools.partial(map_attention, num_heads=2, window=8, pool=False))
+    exported = jax.export.export(attend, platforms=["cpu", "tpu"])(qkv)
+    assert "tpu_custom_call" not in exported.mlir_module()
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 16, 16, 96)), jnp.bfloat16)
+    assert relative_error(exported.call(x).astype(jnp.float32), attend(x).astype(jnp.float32)) < 0.01
+
+
 def test_a_batch_that_the_chips_do_not_divide_takes_the_plain_form():
     qkv, arguments = random_map(MAPS["8x8, two windows a block"], jnp.bfloat16)
     attend = functools.partial(map_attention, **arguments)
