@@ -89,9 +89,7 @@ class Prompted:
         return Read(photo, predictor.prepare(photo), arguments)
 
     def segment(self, photos: Sequence[Read]) -> list[Segmented | ValueError]:
-        prepared = [each.prepared for each in photos]
-        # Fewer photos than the others had would compile the encoder again.
-        self.predictor.set_image_batch(prepared + prepared[-1:] * (self.batch - len(prepared)))
+        self.predictor.set_image_batch([each.prepared for each in photos])
         return [self._segment(each, index) for index, each in enumerate(photos)]
 
     def _segment(self, read: Read, index: int) -> Segmented | ValueError:

@@ -12,6 +12,7 @@ from ..features import ImageFeatures
 from ..sam2 import SAM2
 from .canvas import Fit
 from .preprocess import Photo, as_rgb, preprocess_image
+from .prompts import bucket
 
 __all__ = ["PhotoFeatures", "PreparedPhoto", "encode_photos", "encode_prepared", "prepare_photo"]
 
@@ -73,6 +74,25 @@ def prepare_photo(model: SAM2, photo: Photo, fit: Fit = "squeeze") -> PreparedPh
 
 
 def encode_prepared(model: SAM2, photos: Sequence[PreparedPhoto]) -> PhotoFeatures:
-    """Features of several photos."""
-    views = [photo.views for photo in photos if photo.views is not None]
-    return encode_photos(model, np.stack([photo.input for photo in photos]), np.stack(views) if views else None)
+    """Features of several photos, rows without meaning after them up to the next power of two.
+
+    Photos go through the encoder in batches of powers of two, 7 of them as 4, 2 and 1. So whatever their number, few
+    programs are compiled, here and for the decoder, and no photo is encoded for nothing.
+    """
+    parts, start = [], 0
+    while start < len(photos):
+        size = bucket(len(photos) - start + 1) // 2
+        batch = photos[start : start + size]
+        views = [photo.views for photo in batch if photo.views is not None]
+        inputs = np.stack([photo.input for photo in batch])
+        parts.append(encode_photos(model, inputs, np.stack(views) if views else None))
+        start += size
+    return parts[0] if len(parts) == 1 else _joined(parts, bucket(len(photos)))
+
+
+def _joined(parts: Sequence[PhotoFeatures], rows: int) -> PhotoFeatures:
+    def joined(*arrays: Array) -> Array:
+        missing = rows - sum(len(x) for x in arrays)
+        return jnp.concatenate([*arrays, jnp.zeros((missing, *arrays[0].shape[1:]), arrays[0].dtype)])
+
+    return jax.tree.map(joined, *parts)

@@ -270,7 +270,7 @@ class SAM2ImagePredictor(FromPretrained):
         """The stride-16 features of the photos, (1, 256, 64, 64) for one photo and a 1024-pixel model."""
         if self._photos is None:
             raise RuntimeError("An image must be set with .set_image(...) to generate an embedding.")
-        return self._photos.embedding.transpose(0, 3, 1, 2)
+        return self._photos.embedding[: len(self._photo_sizes)].transpose(0, 3, 1, 2)
 
     def _set_photos(self, photos: Sequence[Photo | PreparedPhoto]) -> None:
         self.reset_predictor()
