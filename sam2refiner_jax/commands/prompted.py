@@ -51,7 +51,6 @@ class Prompted:
       predictor: of a model.
       output: the folder for the results.
       settings: what the results depend on besides.
-      batch: how many photos are encoded at once.
       multimask: three masks of each object.
       side_by_side: show the coarse masks on the left of the refined ones.
 
@@ -62,7 +61,6 @@ class Prompted:
     predictor: SAM2ImagePredictor
     output: Path
     settings: dict[str, Any]
-    batch: int = 1
     multimask: bool = False
     side_by_side: bool = False
 

@@ -124,7 +124,7 @@ def segment(
         areas = {"max_hole_area": max_hole_area, "max_sprinkle_area": max_sprinkle_area}
         shown = {"multimask": multimask, "side_by_side": side_by_side}
         predictor = SAM2ImagePredictor(model, 0.0, max_hole_area, max_sprinkle_area, fit=fit)
-        task = Prompted(predictor, output, {**made_with, **areas, **shown}, batch, **shown)
+        task = Prompted(predictor, output, {**made_with, **areas, **shown}, **shown)
     run_photos(jobs, task, output, batch=batch, resume=resume)
 
 
