@@ -8,7 +8,7 @@ TORCH := torch==2.13.0
 SAM2 := sam2==1.1.0
 VOS_BENCHMARK := vos-benchmark==0.1.0
 
-.PHONY: demo test lint docs benchmark clean
+.PHONY: demo test lint docs benchmark benchmark-gpu clean
 
 demo: $(VENV)/.demo
 	$(BIN)/sam2refiner demo $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) --output out/demo
@@ -28,6 +28,10 @@ docs: $(VENV)/.docs
 benchmark: $(VENV)/.test
 	$(BIN)/python benchmarks/image.py
 
+# On a machine with an NVIDIA card; MODEL=sam2.1_hiera_t for another model than the large one.
+benchmark-gpu: $(VENV)/.gpu
+	$(BIN)/python benchmarks/gpu.py $(if $(MODEL),--name $(MODEL))
+
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip setuptools wheel
@@ -45,6 +49,12 @@ $(VENV)/.docs: pyproject.toml | $(BIN)/python
 $(VENV)/.test: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --quiet --no-compile $(TORCH) --editable '.[dev]'
 	SAM2_BUILD_CUDA=0 $(BIN)/pip install --quiet --no-compile --no-build-isolation --no-deps $(SAM2) $(VOS_BENCHMARK)
+	touch $@
+
+# What pip installs of PyTorch on Linux computes on the card, with NVIDIA's libraries of the same CUDA as the extra's JAX.
+$(VENV)/.gpu: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --no-compile $(TORCH) --editable '.[gpu,convert,train]' 'hydra-core>=1.3' 'iopath>=0.1.10'
+	SAM2_BUILD_CUDA=0 $(BIN)/pip install --quiet --no-compile --no-build-isolation --no-deps $(SAM2)
 	touch $@
 
 clean:

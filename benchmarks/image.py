@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
@@ -39,15 +39,21 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def in_turns(sides: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds that each side took in each round; in a round all sides run, one after the other."""
+    times: dict[str, list[float]] = {side: [] for side in sides}
+    for _ in range(rounds):
+        for side, run in sides.items():
+            times[side].append(seconds(run))
+    return times
+
+
 def compare(ours: Callable[[], object], official: Callable[[], object], rounds: int) -> dict[str, float]:
     """Medians of both sides, run in turns after one warm-up each, and the median of the pairs' ratios."""
     ours(), official()
-    pairs = [(seconds(ours), seconds(official)) for _ in range(rounds)]
-    return {
-        "ours": statistics.median(a for a, _ in pairs),
-        "official": statistics.median(b for _, b in pairs),
-        "ratio": statistics.median(a / b for a, b in pairs),
-    }
+    times = in_turns({"ours": ours, "official": official}, rounds)
+    ratios = [a / b for a, b in zip(times["ours"], times["official"], strict=True)]
+    return {side: statistics.median(of_side) for side, of_side in times.items()} | {"ratio": statistics.median(ratios)}
 
 
 def measure(name: str, rounds: int) -> dict[str, dict[str, float]]:

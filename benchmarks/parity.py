@@ -7,6 +7,7 @@ import argparse
 import itertools
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,29 +18,48 @@ from sam2refiner_jax import SAM2ImagePredictor
 from sam2refiner_jax.image.preprocess import read_photo
 
 
-def measure(name: str, photo: np.ndarray, image_size: int) -> list[float]:
-    """Worst encoder level, worst logit of its range, worst predicted IoU, smallest share of equal pixels."""
-    official, ours = official_and_ours(name, image_size)
-    predictors = SAM2ImagePredictor(ours), official_image_predictor(official)
-    for predictor in predictors:
-        predictor.set_image(photo)
-    photos, official_features = predictors[0]._photos, predictors[1]._features
-    levels = zip(
-        (*photos.features.high_res, photos.embedding),
-        (*official_features["high_res_feats"], official_features["image_embed"]),
-        strict=True,
-    )
+class Outcome(NamedTuple):
+    """What a predictor makes of a photo: the encoder's levels, and logits, predicted IoU and masks of each prompt."""
+
+    levels: list[np.ndarray]
+    predictions: list[tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+
+def outcome(predictor, photo: np.ndarray) -> Outcome:
+    """Of our predictor or an official one: a click, a box and both, three masks and one."""
+    predictor.set_image(photo)
+    if isinstance(predictor, SAM2ImagePredictor):
+        photos = predictor.features
+        levels = [nchw(x) for x in (*photos.features.high_res, photos.embedding)]
+    else:
+        features = predictor._features
+        levels = [x.float().cpu().numpy() for x in (*features["high_res_feats"], features["image_embed"])]
     height, width = photo.shape[:2]
     click = {"point_coords": np.array([[width / 3, height / 3]]), "point_labels": np.array([1])}
     box = {"box": np.array([0.1 * width, 0.2 * height, 0.8 * width, 0.7 * height])}
-    logits, ious, pixels = [], [], []
+    predictions = []
     for prompts in (click, box, click | box):
         for multimask in (True, False):
-            a, b = (p.predict(**prompts, multimask_output=multimask, return_logits=True) for p in predictors)
-            logits.append(np.abs(a[2] - b[2]).max() / np.ptp(b[2]))
-            ious.append(np.abs(a[1] - b[1]).max())
-            pixels.append(((a[0] > 0) == (b[0] > 0)).mean())
-    return [max(relative_error(nchw(a), b) for a, b in levels), max(logits), max(ious), min(pixels)]
+            masks, ious, low_res = predictor.predict(**prompts, multimask_output=multimask, return_logits=True)
+            predictions.append((low_res, ious, masks > 0))
+    return Outcome(levels, predictions)
+
+
+def distances(one: Outcome, other: Outcome) -> list[float]:
+    """Worst encoder level, worst logit of its range, worst predicted IoU, smallest share of equal pixels."""
+    levels = max(relative_error(a, b) for a, b in zip(one.levels, other.levels, strict=True))
+    worst = []
+    for (low_res, iou, masks), (others, other_iou, other_masks) in zip(one.predictions, other.predictions, strict=True):
+        logit = np.abs(low_res - others).max() / np.ptp(others)
+        worst.append((logit, np.abs(iou - other_iou).max(), (masks != other_masks).mean()))
+    logit, iou, unequal = np.max(worst, axis=0)
+    return [levels, float(logit), float(iou), 1 - float(unequal)]
+
+
+def measure(name: str, photo: np.ndarray, image_size: int) -> list[float]:
+    """`distances` of ours from the official one."""
+    official, ours = official_and_ours(name, image_size)
+    return distances(outcome(SAM2ImagePredictor(ours), photo), outcome(official_image_predictor(official), photo))
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from flax import nnx
+from flops import gflop
 
 from sam2refiner_jax import build_model
 from sam2refiner_jax.image.encoding import encode_photos
@@ -21,11 +22,6 @@ from sam2refiner_jax.image.predictor import decode_prompts, refine_prompts
 from sam2refiner_jax.image.prompts import pack_prompts, read_prompts
 from sam2refiner_jax.nn.prompt_encoder import Prompts
 from sam2refiner_jax.refiners import REFINERS, RefinerInputs
-
-
-def gflop(function, *arguments) -> float:
-    lowered = jax.jit(function).trace(*arguments).lower(lowering_platforms=("tpu",))
-    return lowered.cost_analysis()["flops"] / 1e9
 
 
 def milliseconds(function, *arguments, repeats: int) -> float:

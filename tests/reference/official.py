@@ -87,17 +87,29 @@ def torchvision_stand_in():
 
 
 def build_official(
-    name: str, *, checkpoint: str | None = None, few_blocks: bool = False, video: bool = False, **overrides
+    name: str,
+    *,
+    checkpoint: str | None = None,
+    few_blocks: bool = False,
+    video: bool = False,
+    vos_optimized: bool = False,
+    **overrides,
 ) -> torch.nn.Module:
-    """The official model, or video predictor, of this name; `few_blocks` cuts its trunk (`FEW_BLOCKS`)."""
+    """The official model, or video predictor, of this name.
+
+    `few_blocks` cuts its trunk (`FEW_BLOCKS`), `vos_optimized` has the predictor's parts compiled.
+    """
     from sam2.build_sam import build_sam2, build_sam2_video_predictor
 
     if few_blocks:
         overrides |= {f"image_encoder.trunk.{key}": list(value) for key, value in FEW_BLOCKS.items()}
     extra = [f"++model.{key}={value}" for key, value in overrides.items()]
     torch.manual_seed(0)
-    build = build_sam2_video_predictor if video else build_sam2
-    return build(f"configs/{name.split('_')[0]}/{name}.yaml", checkpoint, device="cpu", hydra_overrides_extra=extra)
+    settings = {"ckpt_path": checkpoint, "device": "cpu", "hydra_overrides_extra": extra}
+    config = f"configs/{name.split('_')[0]}/{name}.yaml"
+    if video:
+        return build_sam2_video_predictor(config, vos_optimized=vos_optimized, **settings)
+    return build_sam2(config, **settings)
 
 
 # What masks of photos do not need; of other sizes in a model of narrow layers.
