@@ -279,11 +279,22 @@ class _Clip:
         """What is found after all clicks on errors, each of which has its losses."""
         keys = jax.vmap(lambda key: jax.random.split(key, self.part.images.shape[1])[number])(self.part.keys.correct)
         rounds = correction_keys(keys, self.config.prompts)
-        for click, round_keys in enumerate(rounds):
+
+        def click(state, one):
+            (found, prompts, losses), (order, round_keys) = state, one
             masks, shown, carry = jax.lax.stop_gradient((found.masks, found.refined, found.carry))
-            prompts = correct_prompts(round_keys, prompts, click, len(rounds), masks, truth, shown)
+            prompts = correct_prompts(round_keys, prompts, order, len(rounds), masks, truth, shown)
             found = again(prompts, carry if jax.tree.leaves(carry) else None)
             losses = self._add(losses, found, prompts, truth, visible, self.clicked)
+            return (dataclasses.replace(found, decoded=None), prompts, losses), None
+
+        state = dataclasses.replace(found, decoded=None), jax.tree.map(jnp.asarray, prompts), losses
+        clicks = [(jnp.asarray(order), round_keys) for order, round_keys in enumerate(rounds)]
+        if clicks and self.model.refiner is not None:  # some carry from the first click on what they had not before
+            state, _ = click(state, clicks.pop(0))
+        if clicks:  # one program for all of them
+            state, _ = jax.lax.scan(click, state, jax.tree.map(lambda *each: jnp.stack(each), *clicks))
+        found, _, losses = state
         return found, losses
 
     def _memory(

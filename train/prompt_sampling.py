@@ -272,7 +272,7 @@ def divide_objects(
 def correct_prompts(
     keys: Key[Array, " b"],
     prompts: Prompts,
-    number: int,
+    number: int | Int[Array, ""],
     rounds: int,
     logits: Float[Array, "b m m"],
     masks: Float[Array, "b s s"],

@@ -12,6 +12,7 @@ from ..checkpoints import load_model
 from ..image.overlay import draw_overlay
 from ..image.predictor import SAM2ImagePredictor
 from ..image.preprocess import read_photo
+from .demo_clip import SCENE, size_for_clips, tracks, write_demo_clip
 from .outputs import check_outputs, save_picture, source_of
 
 __all__ = ["demo"]
@@ -37,7 +38,9 @@ def demo(
     web: bool = False,
     port: int | None = None,
 ) -> None:
-    """Segment a photo from clicks and from a box, coarse and refined side by side, with the model in the package.
+    """Segment a photo from clicks and from a box, coarse and refined side by side, and track a clip.
+
+    The photo comes with scikit-image, the clip is a scene made up on the spot, and the model is the one in the package.
 
     With --web, a page to click on instead, for photos and videos of your own: on this machine alone, until ctrl-C.
     What is uploaded there stays in memory, and goes with the page.
@@ -45,7 +48,7 @@ def demo(
     Args:
       checkpoint: "nano", a checkpoint directory, an official .pt or .safetensors, or a Hugging Face id.
       refiner: A refiner's checkpoint directory, where the checkpoint has none.
-      output: The folder for the picture and the masks, out/demo unless given; not with --web, which writes nothing.
+      output: The folder for picture, masks and clip, out/demo unless given; not with --web, which writes nothing.
       web: Serve the page, at http://127.0.0.1 and the port.
       port: Of the page, 7860 unless given; 0 for any that is free.
     """
@@ -85,8 +88,8 @@ def _write(checkpoint: str, refiner: Path | None, output: Path) -> None:
     model = load_model(checkpoint, refiner=refiner)
     modes = {"coarse": False} | ({"refined": True} if model.refiner is not None else {})
     files = {(name, mode): output / f"{name}_{mode}.png" for name in PROMPTS for mode in modes}
-    target, source = output / "demo.png", source_of(path)
-    check_outputs([(file, source) for file in (target, *files.values())])
+    target, source, clip = output / "demo.png", source_of(path), output / "clip.mp4"
+    check_outputs([*((file, source) for file in (target, *files.values())), (clip, SCENE)])
     output.mkdir(parents=True, exist_ok=True)
     photo = read_photo(path)
     predictor = SAM2ImagePredictor(model)
@@ -102,6 +105,13 @@ def _write(checkpoint: str, refiner: Path | None, output: Path) -> None:
         rows.append(np.hstack(row))
     save_picture(Image.fromarray(np.vstack(rows)[:-GAP, :-GAP]), target, source, compress_level=1)
     print(f"picture: {target}")
+    if not tracks(model):
+        print("clip: none, as the model's memory is not there or was never trained")
+        return
+    size = size_for_clips(model)
+    if size != model.config.image_size:
+        model = load_model(checkpoint, refiner=refiner, image_size=size)
+    print(f"clip: {clip}, mean IoU {write_demo_clip(model, clip):.2f}")
 
 
 def _panel(photo: np.ndarray, mask: np.ndarray, prompts: dict[str, Any], title: str) -> np.ndarray:

@@ -214,7 +214,7 @@ def clips_with_corrections(frames: int) -> tuple[nnx.Module, TrainConfig, ClipPa
     model, size = build_model(TINY, seed=1), 64
     model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.set_value(jnp.ones(1))
     batch = jax.tree.map(jnp.asarray, clip_batch(clips=2, frames=frames, size=size))
-    config = dataclasses.replace(CONFIG, prompts=PromptConfig(corrections=1, max_points=1))
+    config = dataclasses.replace(CONFIG, prompts=PromptConfig(corrections=2, max_points=1))
     part = clip_part(config, size // 4, jnp.int32(0), batch)
     return (
         model,
