@@ -1,6 +1,7 @@
 """Building, saving and loading models: an Orbax directory with the configuration beside the weights."""
 
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import os
@@ -29,6 +30,7 @@ __all__ = [
     "CheckpointError",
     "DEFAULT_CHECKPOINT",
     "Weights",
+    "abstract_model",
     "build_model",
     "describe_refiner",
     "describe_weights",
@@ -289,7 +291,7 @@ def weight_shapes(config: SAM2Config) -> dict[str, tuple[int, ...]]:
 
 def describe_weights(config: SAM2Config) -> dict[str, nnx.Variable]:
     """Every parameter and buffer of a model of this configuration: shape, type and metadata, without the numbers."""
-    return _flat_variables(_abstract_model(config, jnp.float32))
+    return _flat_variables(abstract_model(config, jnp.float32))
 
 
 def describe_refiner(config: Any, base: SAM2Config) -> dict[str, nnx.Variable]:
@@ -304,7 +306,7 @@ def model_from_weights(config: SAM2Config, weights: Mapping[str, Any], *, dtype:
       CheckpointError: listing missing, surplus and wrongly shaped weights.
     """
     dtype = _compute_dtype(dtype)
-    model = _abstract_model(config, dtype)
+    model = abstract_model(config, dtype)
     _set_variables(model, weights, dtype)
     return model
 
@@ -463,18 +465,30 @@ def _compute_dtype(dtype: DTypeLike) -> np.dtype:
     return jnp.dtype(dtype)
 
 
-def _abstract_model(config: SAM2Config, dtype: DTypeLike) -> SAM2:
-    return _without_numbers(lambda: SAM2(config, dtype=dtype, rngs=NoKeys()))
+def abstract_model(config: SAM2Config, dtype: DTypeLike, refiner: Any = None) -> SAM2:
+    """A model whose weights are shapes alone, with a refiner of this configuration if one is given.
+
+    Raises:
+      CheckpointError: if none can be built.
+    """
+    model = _of_shapes(lambda: nnx.merge(*_traced_model(config, jnp.dtype(dtype))))
+    return model if refiner is None else model.with_refiner(_abstract_refiner(refiner, config, dtype))
+
+
+@functools.lru_cache(maxsize=16)
+def _traced_model(config: SAM2Config, dtype: np.dtype) -> tuple[Any, Any]:
+    """Tracing takes half a second, and who reads a checkpoint of another format asks for one model several times."""
+    return nnx.split(nnx.eval_shape(lambda: SAM2(config, dtype=dtype, rngs=NoKeys())))
 
 
 def _abstract_refiner(config: Any, base: SAM2Config, dtype: DTypeLike) -> Refiner:
-    return _without_numbers(lambda: build_refiner(config, base, dtype=dtype, rngs=NoKeys()))
+    return _of_shapes(lambda: nnx.eval_shape(lambda: build_refiner(config, base, dtype=dtype, rngs=NoKeys())))
 
 
-def _without_numbers(make: Callable[[], M]) -> M:
+def _of_shapes(make: Callable[[], M]) -> M:
     """A module whose weights are shapes alone; what cannot be built, such as one of no channels, is said to be so."""
     try:
-        return nnx.eval_shape(make)
+        return make()
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise CheckpointError(f"no model can be built of this configuration: {error}") from error
 

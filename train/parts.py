@@ -8,9 +8,8 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
-from ..checkpoints import build_model, load_model
+from ..checkpoints import abstract_model, build_model, load_model
 from ..config import SAM2Config
-from ..nn.initializers import NoKeys
 from ..nn.weights import part_of
 from ..provenance import Provenance
 from ..refiners.base import build_refiner, kind_of
@@ -89,13 +88,7 @@ def make_skeleton(config: TrainConfig, base: SAM2Config, refiner: Any) -> Skelet
     size = config.model.image_size or base.image_size
     base = dataclasses.replace(base, image_size=size)
     dtype = jnp.dtype(config.model.dtype)
-
-    def build():
-        rngs = NoKeys()
-        made = None if refiner is None else build_refiner(refiner, base, dtype=dtype, rngs=rngs)
-        return SAM2(base, dtype=dtype, refiner=made, rngs=rngs)
-
-    graph, state = nnx.split(nnx.eval_shape(build))
+    graph, state = nnx.split(abstract_model(base, dtype, refiner))
     flat = nnx.to_flat_state(state)
     variables = tuple((".".join(map(str, path)), path, variable) for path, variable in flat)
     trainable = set()

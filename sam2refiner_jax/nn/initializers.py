@@ -5,6 +5,7 @@ minute. NumPy draws the same distributions in a second. Under a trace JAX draws 
 nothing is drawn: for models of which only shapes are wanted.
 """
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -27,16 +28,19 @@ class NoKeys(nnx.Rngs):
         return None
 
 
+@functools.cache
 def normal(stddev: float) -> Initializer:
     """A normal distribution."""
     return _drawn_on_host(_standard_normal, lambda shape: stddev, jax.nn.initializers.normal(stddev))
 
 
+@functools.cache
 def truncated_normal(stddev: float) -> Initializer:
     """A normal distribution of this standard deviation, cut off at twice of it."""
     return _drawn_on_host(_standard_cut_off, lambda shape: stddev, jax.nn.initializers.truncated_normal(stddev))
 
 
+@functools.cache
 def fan_in_uniform() -> Initializer:
     """For kernels whose last two axes are inputs and outputs: uniform within 1 / sqrt(fan-in), as PyTorch's are.
 

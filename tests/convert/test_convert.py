@@ -22,7 +22,8 @@ from sam2refiner_jax.checkpoints import check_shapes, describe_weights, load_wei
 from sam2refiner_jax.commands.cli import main
 from sam2refiner_jax.config import PRESETS
 from sam2refiner_jax.convert import convert_checkpoint, export_checkpoint, read_official, weights_from_official
-from sam2refiner_jax.convert.naming import official_key, official_layout, torch_axes
+from sam2refiner_jax.convert.naming import OFFICIAL, official_key, official_layout, tensor_shapes, torch_axes
+from sam2refiner_jax.convert.recognition import recognise
 
 REFERENCE = Path(os.environ.get("SAM2REFINER_REFERENCE", Path(__file__).parents[3] / "shared/reference/checkpoints"))
 FILE_NAMES = {"t": "tiny", "s": "small", "b+": "base_plus", "l": "large"}
@@ -62,7 +63,17 @@ def tiny(tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     "name", [name if name.startswith("sam2.1") else pytest.param(name, marks=pytest.mark.slow) for name in PRESET_NAMES]
 )
+def test_official_files_are_recognised_and_have_the_tensors_of_our_models(name):
+    shapes = official_shapes(name)
+    assert recognise(empty_tensors(shapes)) == PRESETS[name]
+    assert tensor_shapes(describe_weights(PRESETS[name]), OFFICIAL.keys) == shapes
+
+
+@pytest.mark.parametrize(
+    "name", [name if name == "sam2.1_hiera_t" else pytest.param(name, marks=pytest.mark.slow) for name in PRESET_NAMES]
+)
 def test_official_layouts_come_back_bit_for_bit(name):
+    """Which numbers of a tensor go where depends on its name alone; the larger models repeat the names of T."""
     tensors = random_tensors(official_shapes(name))
     config, weights = weights_from_official({key: tensor.numpy() for key, tensor in tensors.items()})
     assert config == PRESETS[name]

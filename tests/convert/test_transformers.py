@@ -641,12 +641,11 @@ def test_existing_folders_are_kept_and_failures_leave_nothing(tmp_path, monkeypa
 
 def test_writing_holds_no_weight_twice():
     """Beyond the weights themselves: what of them is laid out anew is let go."""
-    config = PRESETS["sam2.1_hiera_t"]
+    described = describe_weights(PRESETS["sam2.1_hiera_t"])
     tracemalloc.start()
     try:
-        weights = {path: np.zeros(shape, np.float32) for path, shape in weight_shapes(config).items()}
+        weights = {path: np.zeros(variable.shape, np.float32) for path, variable in described.items()}
         largest = max(weight.nbytes for weight in weights.values())
-        described = describe_weights(config)
         before = tracemalloc.get_traced_memory()[0]
         tracemalloc.reset_peak()
         tensors = as_tensors(weights, described, TRANSFORMERS.keys)

@@ -11,6 +11,7 @@ from training import REFINER, TINY, make_pairs
 from sam2refiner_jax import build_model, load_model
 from sam2refiner_jax.adapters import Adapters, load_adapters, merge_adapters, save_adapters
 from sam2refiner_jax.checkpoints import CheckpointError, describe_weights, load_weights, save_model, weights_of
+from sam2refiner_jax.config import get_config
 from sam2refiner_jax.convert.commands import export
 from sam2refiner_jax.convert.naming import official_key, our_layout, torch_axes
 from sam2refiner_jax.provenance import Provenance
@@ -130,7 +131,7 @@ def test_adapters_beside_parts_that_learn_give_a_whole_model(config, base, tmp_p
 def test_what_cannot_be_adapted(config, lora, trainable, message):
     changed = dataclasses.replace(config, trainable=trainable, lora=dataclasses.replace(config.lora, **lora))
     with pytest.raises(ValueError, match=message):
-        make_skeleton(changed, build_model(TINY).config, None)
+        make_skeleton(changed, get_config(TINY), None)
 
 
 @pytest.mark.parametrize(("field", "value"), [("rank", -1), ("alpha", 0.0)])

@@ -118,7 +118,7 @@ def test_every_weight_of_a_part_learns_in_one_step_and_no_other(part, config, ba
         "model": dataclasses.replace(config.model, refiner=None),
         "prompts": PromptConfig(mask=2.0, box_and_points=1.0, negative_points=0.5),
         "loss": LossConfig(coarse=1.0, iou=1.0 * judged, object_score=1.0 * judged),
-        "optimizer": dataclasses.replace(config.optimizer, weight_decay=0.5),
+        "optimizer": dataclasses.replace(config.optimizer, weight_decay=0.5, ema=None),
     }
     run = Run(dataclasses.replace(config, trainable=(part,), **changes))
     before = jax.tree.map(np.asarray, {**run.state.params, **run.frozen})
@@ -136,7 +136,7 @@ def test_every_weight_of_a_part_learns_in_one_step_and_no_other(part, config, ba
 
 @pytest.mark.parametrize("part", PARTS)
 def test_weights_say_their_part(part, config):
-    skeleton = make_skeleton(dataclasses.replace(config, trainable=(part,)), build_model(TINY).config, REFINER)
+    skeleton = make_skeleton(dataclasses.replace(config, trainable=(part,)), get_config(TINY), REFINER)
     weights = {name for name, _, variable in skeleton.variables if isinstance(variable, nnx.Param)}
     assert skeleton.trainable == {name for name in weights if name.startswith(BEGINNINGS[part])}
 
@@ -159,7 +159,7 @@ def test_the_table_of_parts_counts_every_parameter():
 
 
 def test_all_is_every_part_that_photos_teach(config):
-    base = build_model(TINY).config
+    base = get_config(TINY)
     every, each = (make_skeleton(dataclasses.replace(config, trainable=t), base, REFINER) for t in (("all",), PARTS))
     assert every.trainable == each.trainable
     weights = {name for name, _, variable in every.variables if isinstance(variable, nnx.Param)}
@@ -236,7 +236,7 @@ def test_learning_rate_drops():
 
 
 def test_kernels_alone_decay(config):
-    skeleton = make_skeleton(dataclasses.replace(config, trainable=("all",)), build_model(TINY).config, REFINER)
+    skeleton = make_skeleton(dataclasses.replace(config, trainable=("all",)), get_config(TINY), REFINER)
     kernels = {name for name, _, _ in skeleton.variables if name.endswith(".kernel")}
     assert skeleton.decaying == kernels
     assert len(kernels) > 50
@@ -261,12 +261,12 @@ def test_weights_are_cut_along_their_longest_axis():
 
 
 def test_unknown_parts():
-    model = build_model(TINY)
+    base = get_config(TINY)
     config = TrainConfig(trainable=("refiner",), loss=LossConfig(coarse=1.0))
     with pytest.raises(ValueError, match="trainable names 'refiner', of which this model has no weights"):
-        make_skeleton(config, model.config, None)
+        make_skeleton(config, base, None)
     with pytest.raises(ValueError, match=r"trainable must be of refiner, decoder.*got 'head'"):
-        make_skeleton(dataclasses.replace(config, trainable=("head",)), model.config, None)
+        make_skeleton(dataclasses.replace(config, trainable=("head",)), base, None)
 
 
 @pytest.mark.parametrize(
@@ -313,16 +313,16 @@ def test_unknown_parts():
 )
 def test_what_cannot_learn_is_refused(fields, refiner, message):
     with pytest.raises(ValueError, match=message):
-        make_skeleton(TrainConfig(**fields), build_model(TINY).config, refiner)
+        make_skeleton(TrainConfig(**fields), get_config(TINY), refiner)
 
 
 @pytest.mark.parametrize("part", ["memory", "memory_attention", "memory_encoder", "trunk"])
 def test_clips_teach_the_memory(part):
     config = TrainConfig(trainable=(part,), **CLIPS)
-    skeleton = make_skeleton(config, build_model(TINY).config, None)
+    skeleton = make_skeleton(config, get_config(TINY), None)
     weights = {name for name, _, variable in skeleton.variables if isinstance(variable, nnx.Param)}
     assert skeleton.trainable == {name for name in weights if name.startswith(BEGINNINGS[part])}
-    every = make_skeleton(dataclasses.replace(config, trainable=("all",)), build_model(TINY).config, None)
+    every = make_skeleton(dataclasses.replace(config, trainable=("all",)), get_config(TINY), None)
     assert every.trainable == weights - {"no_mem_pos_enc"}  # which nothing computes with
 
 
