@@ -4,7 +4,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from ..serving.plan import UsePlan, abstract_model, plan_everything, plan_segment, plan_track
+from ..serving.plan import UsePlan, model_to_plan, plan_everything, plan_segment, plan_track
 
 __all__ = ["everything", "segment", "track"]
 
@@ -31,7 +31,7 @@ def segment(
       dtype: Computation type.
       costliest: Lines of source to list, the costliest first.
     """
-    planned = abstract_model(model, refiner=refiner, image_size=image_size, dtype=dtype)
+    planned = model_to_plan(model, refiner=refiner, image_size=image_size, dtype=dtype)
     _print(plan_segment(planned, topology, batch=batch, objects=objects), costliest)
 
 
@@ -57,7 +57,7 @@ def track(
       dtype: Computation type.
       costliest: Lines of source to list, the costliest first.
     """
-    planned = abstract_model(model, refiner=refiner, image_size=image_size, dtype=dtype)
+    planned = model_to_plan(model, refiner=refiner, image_size=image_size, dtype=dtype)
     _print(plan_track(planned, topology, batch=batch, objects=objects), costliest)
 
 
@@ -79,7 +79,7 @@ def everything(
       dtype: Computation type.
       costliest: Lines of source to list, the costliest first.
     """
-    planned = abstract_model(model, image_size=image_size, dtype=dtype)
+    planned = model_to_plan(model, image_size=image_size, dtype=dtype)
     _print(plan_everything(planned, topology, points_per_side=points_per_side), costliest)
 
 

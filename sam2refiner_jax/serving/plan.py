@@ -24,7 +24,7 @@ from ..sam2 import SAM2
 from ..video.memory_bank import MemoryBank, ObjectFrames
 from ..video.tracking import advance, encode_frames
 
-__all__ = ["PlannedProgram", "UsePlan", "abstract_model", "plan_everything", "plan_segment", "plan_track"]
+__all__ = ["PlannedProgram", "UsePlan", "model_to_plan", "plan_everything", "plan_segment", "plan_track"]
 
 # Points of a grid that are decoded at once (`SAM2AutomaticMaskGenerator`).
 POINTS_PER_BATCH = 64
@@ -129,7 +129,7 @@ def _describe(program: PlannedProgram) -> str:
     return f"{head}\n{program.cost.table()}"
 
 
-def abstract_model(name: str, *, refiner: Any = None, image_size: int | None = None, dtype: str = "bfloat16") -> SAM2:
+def model_to_plan(name: str, *, refiner: Any = None, image_size: int | None = None, dtype: str = "bfloat16") -> SAM2:
     """A model of shapes alone, whose weights are stored as `load_model` stores them.
 
     Raises:
@@ -150,7 +150,7 @@ def plan_segment(model: SAM2, topology: str, *, batch: int = 1, objects: int = 1
     """Photos segmented from clicks or boxes: the encoder, and the decoder with the refiner if there is one.
 
     Args:
-      model: from `abstract_model`, or any other.
+      model: from `model_to_plan`, or any other.
       topology: chips by kind and shape, such as "v5e:1x1" or "v5e:4x4", which need not be there; each works alone.
       batch: photos at a time on a chip.
       objects: in each photo.
@@ -181,7 +181,7 @@ def plan_track(model: SAM2, topology: str, *, batch: int = 1, objects: int = 1) 
     """Videos tracked, all memories there: the encoder of a frame, and the step of its objects.
 
     Args:
-      model: from `abstract_model`, or any other.
+      model: from `model_to_plan`, or any other.
       topology: see `plan_segment`.
       batch: videos side by side on a chip.
       objects: in each video.
@@ -215,7 +215,7 @@ def plan_everything(model: SAM2, topology: str, *, points_per_side: int = 32) ->
     Measuring and refining the masks that are good, which are fewer or more from photo to photo, is not in it.
 
     Args:
-      model: from `abstract_model`, or any other.
+      model: from `model_to_plan`, or any other.
       topology: see `plan_segment`.
       points_per_side: of the grid.
 

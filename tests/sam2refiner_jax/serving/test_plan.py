@@ -10,12 +10,12 @@ pytest.importorskip("libtpu")
 from sam2refiner_jax import build_model
 from sam2refiner_jax.hardware.compiled_cost import OutOfMemory
 from sam2refiner_jax.hardware.operations import costliest
-from sam2refiner_jax.serving.plan import abstract_model, plan_everything, plan_segment, plan_track
+from sam2refiner_jax.serving.plan import model_to_plan, plan_everything, plan_segment, plan_track
 
 
 @pytest.fixture(scope="module")
 def model():
-    return abstract_model("sam2_nano", image_size=256)
+    return model_to_plan("sam2_nano", image_size=256)
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def tracked(model):
     return plan_track(model, "v5e:2x2", batch=2, objects=3)
 
 
-def test_an_abstract_model_is_stored_as_a_loaded_one(model):
+def test_a_model_to_plan_is_stored_as_a_loaded_one(model):
     made = build_model("sam2_nano", image_size=256)
     shapes = [x.shape for x in jax.tree.leaves(made)]
     assert [x.shape for x in jax.tree.leaves(model)] == shapes
@@ -75,7 +75,7 @@ def test_kernels_are_used(tracked):
 
 
 def test_the_decoder_of_everything_runs_for_every_batch_of_points():
-    plan = plan_everything(abstract_model("sam2_nano", image_size=64), "v5e:1x1", points_per_side=9)
+    plan = plan_everything(model_to_plan("sam2_nano", image_size=64), "v5e:1x1", points_per_side=9)
     assert [program.runs for program in plan.programs] == [1, 2]
     encode, decode = (program.cost for program in plan.programs)
     assert plan.roofline_seconds == pytest.approx(encode.roofline_seconds + 2 * decode.roofline_seconds)
