@@ -10,7 +10,8 @@ pytest.importorskip("libtpu")
 from sam2refiner_jax import build_model
 from sam2refiner_jax.hardware.compiled_cost import OutOfMemory
 from sam2refiner_jax.hardware.operations import costliest
-from sam2refiner_jax.serving.plan import model_to_plan, plan_everything, plan_segment, plan_track
+from sam2refiner_jax.serving import plan
+from sam2refiner_jax.serving.plan import PlannedProgram, model_to_plan, plan_everything, plan_segment, plan_track
 
 
 @pytest.fixture(scope="module")
@@ -74,20 +75,30 @@ def test_kernels_are_used(tracked):
     assert "nn/memory_attention_tpu.py" in used[1]
 
 
-def test_the_decoder_of_everything_runs_for_every_batch_of_points():
-    plan = plan_everything(model_to_plan("sam2_nano", image_size=64), "v5e:1x1", points_per_side=9)
-    assert [program.runs for program in plan.programs] == [1, 2]
-    encode, decode = (program.cost for program in plan.programs)
-    assert plan.roofline_seconds == pytest.approx(encode.roofline_seconds + 2 * decode.roofline_seconds)
+def test_the_decoder_of_everything_runs_for_every_batch_of_points(model, tracked, monkeypatch):
+    """Its programs are not compiled here: the costs are those of `tracked`."""
+    costs = {"encode": tracked.programs[0].cost, "decode": tracked.programs[1].cost}
+
+    def compiled(program, model, mesh, chip):
+        return PlannedProgram(program.name, program.runs, 1.0, costs[program.name])
+
+    monkeypatch.setattr(plan, "_compile", compiled)
+    found = plan_everything(model, "v5e:1x1", points_per_side=9)
+    assert [program.runs for program in found.programs] == [1, 2]
+    encode, decode = costs.values()
+    assert found.roofline_seconds == pytest.approx(encode.roofline_seconds + 2 * decode.roofline_seconds)
+    assert sum(operation.count for operation in found.operations) == sum(
+        runs * operation.count for cost, runs in ((encode, 1), (decode, 2)) for operation in cost.operations
+    )
 
 
 def test_what_does_not_fit_is_said(tracked):
     short = OutOfMemory(20.0 * 2**30, 16.0 * 2**30)
     first = dataclasses.replace(tracked.programs[0], cost=None, shortage=short)
-    plan = dataclasses.replace(tracked, programs=(first, *tracked.programs[1:]))
-    assert not plan.fits
-    assert "DOES NOT FIT: a chip would need 20.00 GiB of the 16.00 GiB it has" in plan.report()
-    assert "a second" not in plan.report()
+    large = dataclasses.replace(tracked, programs=(first, *tracked.programs[1:]))
+    assert not large.fits
+    assert "DOES NOT FIT: a chip would need 20.00 GiB of the 16.00 GiB it has" in large.report()
+    assert "a second" not in large.report()
 
 
 def test_bad_numbers_and_topologies(model):
