@@ -17,8 +17,8 @@ from .outputs import video_tags
 
 __all__ = ["SCENE", "demo_clip", "size_for_clips", "tracks", "write_demo_clip"]
 
-# A walker with a stick and a rolling wheel, which training, on another seed, has not seen.
-SOURCE, NUMBER, FRAMES, OBJECTS = "procedural-clips:?size=384&seed=5", 6, 24, 2
+# A walker with a stick and a bristly ball, between which a car goes; training, on another seed, has not seen them.
+SOURCE, NUMBER, FRAMES, OBJECTS = "procedural-clips:?size=384&seed=5", 19, 24, 2
 SCENE = f"{SOURCE} {NUMBER}"
 FRAMES_A_SECOND = 12
 

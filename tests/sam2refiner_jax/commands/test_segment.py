@@ -1,7 +1,10 @@
 """The commands `segment` and `demo`, as a user runs them."""
 
 import json
+import re
+from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import skimage.data
@@ -13,6 +16,7 @@ from sam2refiner_jax.commands.cli import main
 from sam2refiner_jax.commands.demo import PROMPTS
 from sam2refiner_jax.image.overlay import PALETTE, draw_overlay
 from sam2refiner_jax.image.preprocess import read_photo
+from sam2refiner_jax.provenance import Provenance
 
 
 @pytest.fixture(scope="module")
@@ -263,8 +267,13 @@ def test_the_demo_works_without_a_network(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("the demo went to the network"))
     run("demo", "--output", tmp_path)
     picture = tmp_path / "demo.png"
-    assert str(picture) in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert str(picture) in out
     assert Image.open(picture).size == (2 * 640 + 6, 2 * (427 + 28) + 6)
+    clip = re.search(r"clip: (.*), mean IoU (.*)", out)
+    assert clip is not None
+    assert Path(clip[1]) == tmp_path / "clip.mp4"
+    assert float(clip[2]) > 0.6
     names = {path.name for path in tmp_path.glob("*_*.png")}
     assert names == {"clicks_coarse.png", "clicks_refined.png", "box_coarse.png", "box_refined.png"}
     predictor = predictor_on(load_model("nano"), skimage.data.rocket())
@@ -276,7 +285,19 @@ def test_the_demo_works_without_a_network(tmp_path, monkeypatch, capsys):
 
 def test_the_demo_of_a_model_without_refiner(checkpoint, tmp_path):
     run("demo", "--checkpoint", checkpoint, "--output", tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"demo.png", "clicks_coarse.png", "box_coarse.png"}
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"demo.png", "clicks_coarse.png", "box_coarse.png", "clip.mp4"}
+    with av.open(str(tmp_path / "clip.mp4")) as container:
+        assert len(list(container.decode(video=0))) == 24
+
+
+def test_the_demo_of_a_model_that_cannot_track(tmp_path, capsys):
+    model = small_model()
+    model.provenance = Provenance(untrained=("memory_attention",))
+    save_model(model, tmp_path / "model")
+    run("demo", "--checkpoint", tmp_path / "model", "--output", tmp_path / "out")
+    assert not (tmp_path / "out" / "clip.mp4").exists()
+    assert "clip: none" in capsys.readouterr().out
 
 
 def test_help_lists_every_command(capsys):
