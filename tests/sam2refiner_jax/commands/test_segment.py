@@ -292,7 +292,7 @@ def test_the_demo_of_a_model_without_refiner(checkpoint, tmp_path):
 
 
 def test_the_demo_of_a_model_that_cannot_track(tmp_path, capsys):
-    model = small_model()
+    model = small_model().with_refiner(None)  # a copy
     model.provenance = Provenance(untrained=("memory_attention",))
     save_model(model, tmp_path / "model")
     run("demo", "--checkpoint", tmp_path / "model", "--output", tmp_path / "out")

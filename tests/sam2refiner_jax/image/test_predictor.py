@@ -260,21 +260,21 @@ def test_batch_equals_single_photos(small_predictor):
 
 
 def test_photos_of_any_number_share_few_programs(small_predictor):
-    rng = np.random.default_rng(0)
+    predictor, rng = SAM2ImagePredictor(small_predictor.model), np.random.default_rng(0)
     photos = [rng.integers(0, 256, (48, 64, 3), np.uint8) for _ in range(7)]
     box = np.array([10.0, 10, 40, 40])
     alone = []
     for photo in photos:
-        small_predictor.set_image(photo)
-        alone.append(small_predictor.predict(box=box, multimask_output=False, return_logits=True)[0])
-    small_predictor.set_image_batch(photos[:4])  # batches of 1 and 4 and, below, of 2
+        predictor.set_image(photo)
+        alone.append(predictor.predict(box=box, multimask_output=False, return_logits=True)[0])
+    predictor.set_image_batch(photos[:4])  # batches of 1 and 4 and, below, of 2
     compiled = encode_photos._cache_size()
     for count in (3, 5, 6, 7):
-        small_predictor.set_image_batch(photos[:count])
-        assert len(small_predictor.get_image_embedding()) == count
-        found = small_predictor.predict_batch(box_batch=[box] * count, multimask_output=False, return_logits=True)[0]
+        predictor.set_image_batch(photos[:count])
+        assert len(predictor.get_image_embedding()) == count
+        found = predictor.predict_batch(box_batch=[box] * count, multimask_output=False, return_logits=True)[0]
         np.testing.assert_allclose(found, alone[:count], rtol=1e-4, atol=1e-3)
-    assert encode_photos._cache_size() == compiled + 1
+    assert encode_photos._cache_size() <= compiled + 1
 
 
 def test_image_embedding_equals_official(on_photo, photo):
