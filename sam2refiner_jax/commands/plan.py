@@ -1,7 +1,9 @@
 """The commands `sam2refiner plan segment`, `plan track` and `plan everything`."""
 
-from typing import Literal
+import dataclasses
+from typing import Annotated, Literal
 
+import tyro
 from tyro.conf import Positional
 
 from ..serving.plan import UsePlan, model_to_plan, plan_everything, plan_segment, plan_track
@@ -9,56 +11,45 @@ from ..serving.plan import UsePlan, model_to_plan, plan_everything, plan_segment
 __all__ = ["everything", "segment", "track"]
 
 
-def segment(
-    model: Positional[str] = "sam2.1_hiera_t",
-    topology: str = "v5e:1x1",
-    batch: int = 1,
-    objects: int = 1,
-    refiner: str | None = None,
-    image_size: int | None = None,
-    dtype: Literal["float32", "bfloat16"] = "bfloat16",
-    costliest: int = 10,
-) -> None:
-    """Compile what segments photos for TPUs that need not be there: memory, arithmetic, traffic, photos a second.
+@dataclasses.dataclass(frozen=True)
+class Use:
+    """What is planned, and for which machine.
 
-    Args:
+    Attributes:
       model: A preset, such as sam2.1_hiera_t.
       topology: TPU chips by kind and shape, such as v5e:1x1 or v5p:2x2x1; each works alone.
-      batch: Photos at a time on a chip.
-      objects: Objects in each photo.
+      batch: Photos, or videos side by side, at a time on a chip.
+      objects: Objects in each photo or video.
       refiner: A refiner by name, such as sam2refiner.
       image_size: Side of the model's square input, a multiple of 32; the preset's own unless given.
       dtype: Computation type.
       costliest: Lines of source to list, the costliest first.
     """
-    planned = model_to_plan(model, refiner=refiner, image_size=image_size, dtype=dtype)
-    _print(plan_segment(planned, topology, batch=batch, objects=objects), costliest)
+
+    model: Positional[str] = "sam2.1_hiera_t"
+    topology: str = "v5e:1x1"
+    batch: int = 1
+    objects: int = 1
+    refiner: str | None = None
+    image_size: int | None = None
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    costliest: int = 10
 
 
-def track(
-    model: Positional[str] = "sam2.1_hiera_t",
-    topology: str = "v5e:1x1",
-    batch: int = 1,
-    objects: int = 1,
-    refiner: str | None = None,
-    image_size: int | None = None,
-    dtype: Literal["float32", "bfloat16"] = "bfloat16",
-    costliest: int = 10,
-) -> None:
-    """Compile what tracks videos for TPUs that need not be there: memory, arithmetic, traffic, frames a second.
+Flags = Annotated[Use, tyro.conf.arg(name="")]
+DEFAULT = Use()
 
-    Args:
-      model: A preset, such as sam2.1_hiera_t.
-      topology: TPU chips by kind and shape, such as v5e:1x1 or v5p:2x2x1; each works alone.
-      batch: Videos side by side on a chip.
-      objects: Objects in each video.
-      refiner: A refiner by name, such as sam2refiner.
-      image_size: Side of the model's square input, a multiple of 32; the preset's own unless given.
-      dtype: Computation type.
-      costliest: Lines of source to list, the costliest first.
-    """
-    planned = model_to_plan(model, refiner=refiner, image_size=image_size, dtype=dtype)
-    _print(plan_track(planned, topology, batch=batch, objects=objects), costliest)
+
+def segment(use: Flags = DEFAULT) -> None:
+    """Compile what segments photos for TPUs that need not be there: memory, arithmetic, traffic, photos a second."""
+    model = model_to_plan(use.model, refiner=use.refiner, image_size=use.image_size, dtype=use.dtype)
+    _print(plan_segment(model, use.topology, batch=use.batch, objects=use.objects), use.costliest)
+
+
+def track(use: Flags = DEFAULT) -> None:
+    """Compile what tracks videos for TPUs that need not be there: memory, arithmetic, traffic, frames a second."""
+    model = model_to_plan(use.model, refiner=use.refiner, image_size=use.image_size, dtype=use.dtype)
+    _print(plan_track(model, use.topology, batch=use.batch, objects=use.objects), use.costliest)
 
 
 def everything(
