@@ -79,6 +79,11 @@ class SAM2(nnx.Module):
                 )
         self.refiner = nnx.data(refiner and in_part("refiner", refiner))
 
+    @property
+    def untrained_memory(self) -> tuple[str, ...]:
+        """The parts of the memory whose weights are known to be random."""
+        return tuple(part for part in MEMORY_PARTS if part in self.provenance.untrained)
+
     def with_refiner(self, refiner: Refiner | None) -> "SAM2":
         """The same model, sharing its weights, with another refiner or with none."""
         other = nnx.merge(*nnx.split(self))

@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 
 from ..config import get_config
 from ..hardware.chips import CHIPS, Chip, chip_of, topology_mesh
-from ..hardware.compiled_cost import CompiledCost, OutOfMemory, analyse, compile_uncached, out_of_memory
+from ..hardware.compiled_cost import CompiledCost, OutOfMemory, cost_or_shortage
 from ..hardware.operations import describe_costliest
 from .config import TrainConfig
 from .parts import make_skeleton
@@ -91,13 +91,7 @@ def plan_run(config: TrainConfig, topology: str, *, chip: str = "v5e") -> Plan:
         mesh, kind = topology_mesh(topology, {"data": -1, "model": config.model_parallel}), chip_of(topology)
     check_batch(config, mesh, "chips")
     steps = config.total_steps()
-    cost, shortage = None, None
-    try:
-        cost = analyse(compile_uncached(lower_step(config, steps, mesh)), kind)
-    except jax.errors.JaxRuntimeError as error:
-        shortage = out_of_memory(error)
-        if shortage is None:
-            raise
+    cost, shortage = cost_or_shortage(lower_step(config, steps, mesh), kind)
     return Plan(cost, shortage, kind, mesh.size, config.batch_size, steps)
 
 

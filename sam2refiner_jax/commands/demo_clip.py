@@ -10,7 +10,7 @@ from ..atomic import new_file
 from ..data.clip_sources import Clips, ClipSample
 from ..data.sources import open_source
 from ..image.overlay import draw_overlay
-from ..sam2 import MEMORY_PARTS, SAM2
+from ..sam2 import SAM2
 from ..video.predictor import SAM2VideoPredictor
 from ..video.writer import write_video
 from .outputs import video_tags
@@ -32,7 +32,7 @@ def demo_clip() -> ClipSample:
 
 def tracks(model: SAM2) -> bool:
     """Whether a model can track: it has a memory, which was trained as far as is known."""
-    return model.config.memory and not set(MEMORY_PARTS) & set(model.provenance.untrained)
+    return model.config.memory and not model.untrained_memory
 
 
 def size_for_clips(model: SAM2) -> int:

@@ -11,7 +11,16 @@ from .chips import Chip
 from .hlo import Instruction, Program, bytes_of, parse_program
 from .operations import Operation, operations_of
 
-__all__ = ["Collective", "CompiledCost", "Memory", "OutOfMemory", "analyse", "compile_uncached", "out_of_memory"]
+__all__ = [
+    "Collective",
+    "CompiledCost",
+    "Memory",
+    "OutOfMemory",
+    "analyse",
+    "compile_uncached",
+    "cost_or_shortage",
+    "out_of_memory",
+]
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
@@ -215,7 +224,7 @@ def analyse(compiled: jax.stages.Compiled, chip: Chip) -> CompiledCost:
         flops=counts.get("flops", 0.0) + flops,
         bytes_accessed=counts.get("bytes accessed", 0.0) + traffic,
         off_chip_bytes=off_chip,
-        operations=tuple(operations_of(text, clock=chip.clock, peak_flops=chip.peak_flops)),
+        operations=tuple(operations_of(program, text, clock=chip.clock, peak_flops=chip.peak_flops)),
         collectives=collectives_of(program, num_chips),
         unknown_loops=program.unknown_loops,
     )
@@ -250,6 +259,17 @@ def group_size(instruction: Instruction, num_chips: int) -> int:
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", mesh[1]))
         return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", mesh[2]))
     return num_chips
+
+
+def cost_or_shortage(lowered: jax.stages.Lowered, chip: Chip) -> tuple[CompiledCost | None, "OutOfMemory | None"]:
+    """What a program costs, compiled for chips that need not be there; or, if it does not fit, what it lacked."""
+    try:
+        return analyse(compile_uncached(lowered), chip), None
+    except jax.errors.JaxRuntimeError as error:
+        shortage = out_of_memory(error)
+        if shortage is None:
+            raise
+        return None, shortage
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import PurePath
 
-from .hlo import FREE, Instruction, off_chip_bytes_of, parse_program
+from .hlo import FREE, Instruction, Program, off_chip_bytes_of
 
 __all__ = ["Operation", "costliest", "describe_costliest", "operations_of"]
 
@@ -35,16 +35,16 @@ class Operation:
     seconds: float
 
 
-def operations_of(text: str, *, clock: float, peak_flops: float) -> list[Operation]:
+def operations_of(program: Program, text: str, *, clock: float, peak_flops: float) -> list[Operation]:
     """What a compiled program runs, in the order of its text; empty for compilers that estimate nothing.
 
     Args:
+      program: read from `text`.
       text: of the program (`jax.stages.Compiled.as_text`).
       clock: the chip's cycles a second.
       peak_flops: its FLOP/s.
     """
-    program, sources = parse_program(text), _sources(text)
-    found = []
+    found, sources = [], _sources(text)
     for name, runs in program.runs.items():
         if name in program.fused or not runs:
             continue

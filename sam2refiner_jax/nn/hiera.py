@@ -163,7 +163,7 @@ class Hiera(nnx.Module):
 
     def __call__(self, image: Float[Array, "b s s 3"]) -> tuple[Float[Array, "b _ _ _"], ...]:
         """The stage outputs at strides 4, 8, 16 and 32."""
-        x = embed_patches(self.patch_embed["proj"], image, dtype=self.dtype)
+        x = embed_patches(self.patch_embed["proj"], image)
         x = x + self.positional_embedding((x.shape[1], x.shape[2])).astype(self.dtype)
         outputs = []
         for i, block in enumerate(self.blocks):

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from ..config import SAM2Config
 from .attention import dot_product_attention, has_kernels
 from .layers import layer_norm, linear
-from .memory_averages import Memory, average_at_once, average_map_by_map
+from .memory_averages import Memory, average_at_once, average_map_by_map, keys_of
 from .per_chip import divides_over_mesh
 from .rotary import Rotations, axial_rotations, project, rotate, with_pairs_apart
 
@@ -94,12 +94,7 @@ def form_of(average: Callable[..., Array], pooling: str) -> Callable[..., Array]
     """
 
     def averaged(queries, memory: Memory, key_weights, rotations):
-        dtype = queries.dtype
-        map_keys = rotate(project(memory.maps + memory.maps_pe, key_weights, dtype), rotations)
-        if memory.maps_weight is not None:
-            map_keys = map_keys * memory.maps_weight[..., None, None].astype(dtype)
-        pointer_keys = project(memory.pointers + memory.pointers_pe, key_weights, dtype)
-        return average(queries, map_keys, pointer_keys, memory, pooling)
+        return average(queries, *keys_of(memory, key_weights, rotations, queries.dtype), memory, pooling)
 
     return averaged
 

@@ -17,7 +17,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
 from .attention_tpu import LANES, largest_block, product
-from .memory_averages import NO_LOGIT, Memory, average_all
+from .memory_averages import NO_LOGIT, Memory, average_all, keys_of
 from .per_chip import on_every_chip
 from .rotary import Rotations, project, rotate
 
@@ -152,12 +152,8 @@ def _average_backward(arrays, gradient):
     q, maps, maps_pe, exist, weight, pointers, pointers_pe, pointers_exist, kernel, bias, cos, sin = arrays
 
     def in_blocks(q, maps, maps_pe, weight, pointers, pointers_pe, kernel, bias):
-        dtype = q.dtype
-        memory = Memory(maps, maps_pe, exist > 0, pointers, pointers_pe, pointers_exist > 0)
-        keys = rotate(project(maps + maps_pe, (kernel, bias), dtype), (cos, sin)) * weight[..., None, None].astype(
-            dtype
-        )
-        pointer_keys = project(pointers + pointers_pe, (kernel, bias), dtype)
+        memory = Memory(maps, maps_pe, exist > 0, pointers, pointers_pe, pointers_exist > 0, weight)
+        keys, pointer_keys = keys_of(memory, (kernel, bias), (cos, sin), q.dtype)
         b, n, c = q.shape
         size = largest_block(n, BACKWARD_QUERIES)
         attend = jax.checkpoint(lambda block: average_all(block, keys, pointer_keys, memory))
@@ -235,10 +231,7 @@ def _attend(
         def make_keys(index, carry):
             rows = block_of(index, keys)
             made = product(keyed_ref[rows, :], kernel_ref[...], contract=(1, 0)).astype(bias_ref.dtype) + bias_ref[...]
-            first, second = made[:, : c // 2].astype(jnp.float32), made[:, c // 2 :].astype(jnp.float32)
-            cos, sin = cos_ref[rows, :], sin_ref[rows, :]
-            turned = jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=1)
-            map_keys_ref[rows, :] = turned.astype(map_keys_ref.dtype) * factor
+            map_keys_ref[rows, :] = rotate(made, (cos_ref[rows, :], sin_ref[rows, :])) * factor
             return carry
 
         jax.lax.fori_loop(0, part // keys, make_keys, 0)

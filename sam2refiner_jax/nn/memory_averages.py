@@ -5,9 +5,12 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-__all__ = ["NO_LOGIT", "Memory", "average_at_once", "average_map_by_map"]
+from .rotary import Rotations, project, rotate
+
+__all__ = ["NO_LOGIT", "Memory", "average_all", "average_at_once", "average_map_by_map", "keys_of"]
 
 # Queries whose logits to one map are computed at a time on CPUs: 8 MiB of them at 1024 pixels.
 QUERY_BLOCK = 512
@@ -39,6 +42,23 @@ class Memory:
     pointers_pe: Float[Array, "*b p cm"]
     pointers_exist: Bool[Array, "*b p"]
     maps_weight: Float[Array, "*b maps"] | None = None
+
+
+def keys_of(
+    memory: Memory, weights: tuple[Float[Array, "cm c"], Float[Array, " c"]], rotations: Rotations, dtype: DTypeLike
+) -> tuple[Float[Array, "*b maps n c"], Float[Array, "*b p c"]]:
+    """Keys of the maps, with the rotary code of their places, and of the pointers.
+
+    Args:
+      memory: what they are made of.
+      weights: of the projection to keys, the channels of pairs apart.
+      rotations: of the maps' places.
+      dtype: computation type.
+    """
+    map_keys = rotate(project(memory.maps + memory.maps_pe, weights, dtype), rotations)
+    if memory.maps_weight is not None:
+        map_keys = map_keys * memory.maps_weight[..., None, None].astype(dtype)
+    return map_keys, project(memory.pointers + memory.pointers_pe, weights, dtype)
 
 
 def average_at_once(
@@ -85,6 +105,7 @@ def average_all(
     memory: Memory,
     map_bias: float = 0.0,
 ) -> Float[Array, "b q cm"]:
+    """The values averaged over all memories at once; `map_bias` is added to the logits of the maps' keys."""
     b, maps, n, c = map_keys.shape
     keys = jnp.concatenate([map_keys.reshape(b, maps * n, c), pointer_keys], axis=1)
     values = jnp.concatenate([memory.maps.reshape(b, maps * n, -1), memory.pointers], axis=1)

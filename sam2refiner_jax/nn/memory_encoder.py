@@ -30,7 +30,6 @@ class MaskDownSampler(nnx.Module):
     """
 
     def __init__(self, dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.dtype = dtype
         widths = (1, 4, 16, 64, 256)
         self.convs = nnx.List(
             conv(n, k, 3, stride=2, padding=1, dtype=dtype, rngs=rngs) for n, k in itertools.pairwise(widths)
@@ -42,7 +41,7 @@ class MaskDownSampler(nnx.Module):
         x = masks
         for convolution, norm in zip(self.convs, self.norms, strict=True):
             few = convolution.in_features < FEW_CHANNELS
-            x = gelu(norm(embed_patches(convolution, x, dtype=self.dtype) if few else convolution(x)))
+            x = gelu(norm(embed_patches(convolution, x) if few else convolution(x)))
         return self.out_proj(x)
 
 

@@ -4,21 +4,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 __all__ = ["embed_patches"]
 
 
-def embed_patches(
-    conv: nnx.Conv, image: Float[Array, "b s s channels"], *, dtype: DTypeLike
-) -> Float[Array, "b h h c"]:
+def embed_patches(conv: nnx.Conv, image: Float[Array, "b s s channels"]) -> Float[Array, "b h h c"]:
     """The convolution of an image of few channels, in steps that divide its size; padded alike on either side.
 
     Args:
       conv: a square convolution with a bias.
       image: of any type.
-      dtype: computation type.
     """
     stride, padding = (int(np.asarray(sizes).flat[0]) for sizes in (conv.strides, conv.padding))
     assert conv.bias is not None
@@ -29,8 +25,8 @@ def embed_patches(
     def by_products(image, kernel, bias):
         return products_of_patches(image, kernel, stride=stride, padding=padding) + bias
 
-    kernel, bias = conv.kernel[...].astype(dtype), conv.bias[...].astype(dtype)
-    return jax.lax.platform_dependent(image.astype(dtype), kernel, bias, tpu=by_products, default=by_convolution)
+    kernel, bias = conv.kernel[...].astype(conv.dtype), conv.bias[...].astype(conv.dtype)
+    return jax.lax.platform_dependent(image.astype(conv.dtype), kernel, bias, tpu=by_products, default=by_convolution)
 
 
 def products_of_patches(

@@ -52,7 +52,7 @@ class ViT(nnx.Module):
 
     def __call__(self, image: Float[Array, "b s s 3"]) -> tuple[Float[Array, "b h w c"]]:
         """The only stage, at stride 16."""
-        x = embed_patches(self.patch_embed["proj"], image, dtype=self.dtype)
+        x = embed_patches(self.patch_embed["proj"], image)
         x = x + self.positional_embedding((x.shape[1], x.shape[2])).astype(self.dtype)
         for block in self.blocks:
             x = block(x)

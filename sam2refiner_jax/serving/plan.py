@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ..checkpoints import build_model
 from ..hardware.chips import Chip, chip_of, parse_shape, topology_mesh
-from ..hardware.compiled_cost import CompiledCost, OutOfMemory, analyse, compile_uncached, out_of_memory
+from ..hardware.compiled_cost import CompiledCost, OutOfMemory, cost_or_shortage
 from ..hardware.operations import Operation, describe_costliest
 from ..image.encoding import encode_photos
 from ..image.predictor import decode_prompts, refine_prompts
@@ -273,14 +273,8 @@ def _compile(program: _Program, model: SAM2, mesh: Mesh, chip: Chip) -> PlannedP
     shapes, sharding = jax.eval_shape(leaves_of, model), NamedSharding(mesh, PartitionSpec())
     placed = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding) for x in shapes]
     start = time.perf_counter()
-    cost, shortage = None, None
-    try:
-        with jax.set_mesh(mesh):
-            cost = analyse(compile_uncached(jax.jit(of_leaves).lower(placed)), chip)
-    except jax.errors.JaxRuntimeError as error:
-        shortage = out_of_memory(error)
-        if shortage is None:
-            raise
+    with jax.set_mesh(mesh):
+        cost, shortage = cost_or_shortage(jax.jit(of_leaves).lower(placed), chip)
     return PlannedProgram(program.name, program.runs, time.perf_counter() - start, cost, shortage)
 
 

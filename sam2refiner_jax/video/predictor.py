@@ -19,7 +19,7 @@ from ..image.prompts import ObjectPrompts, bucket, pack_prompts, read_prompts, t
 from ..nn.prompt_encoder import LOGIT_LIMIT, NOT_A_POINT, Prompts
 from ..nn.resize import antialiased_matrix
 from ..pretrained import FromPretrained
-from ..sam2 import MEMORY_PARTS, SAM2
+from ..sam2 import SAM2
 from .array_file import ArrayFile
 from .clip_batch import ClipBatch, ambient_mesh
 from .exemplars import Exemplar
@@ -124,7 +124,7 @@ class SAM2VideoPredictor(TakesExemplars, SavesStates, FromPretrained):
                 "model must have a memory, which videos need; this one is for photos alone, from a checkpoint without "
                 "the memory's weights (Sam2Model of transformers, where Sam2VideoModel has them)"
             )
-        random = [part for part in MEMORY_PARTS if part in model.provenance.untrained]
+        random = model.untrained_memory
         if random and not untrained:
             raise ValueError(
                 f"model must have a trained memory, but its {' and '.join(random)} are random: what it tracks means "

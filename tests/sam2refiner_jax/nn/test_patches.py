@@ -31,7 +31,7 @@ def test_the_chosen_form_has_the_bias_and_the_type():
     layer = conv(3, 8, 7, stride=4, padding=3, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
     layer.bias[...] = jnp.arange(8.0)
     image = jnp.asarray(np.random.default_rng(0).normal(size=(1, 32, 32, 3)), jnp.float32)
-    ours = embed_patches(layer, image, dtype=jnp.bfloat16)
+    ours = embed_patches(layer, image)
     assert (ours.shape, ours.dtype) == ((1, 8, 8, 8), jnp.bfloat16)
     exact = products_of_patches(image, layer.kernel[...], stride=4, padding=3) + jnp.arange(8.0)
     assert relative_error(ours.astype(jnp.float32), exact) < 0.01
