@@ -1,8 +1,8 @@
 """A small run for the tests of training; as a script, the run itself in a process of its own.
 
-    python training.py WORKDIR OVERRIDES
+    python training.py WORKDIR RUN
 
-`OVERRIDES` is a JSON object of fields of the configuration, in the form of its `to_dict`.
+`RUN` is a JSON object of what `config_of` takes, and of "distributed" for one of several processes.
 """
 
 import functools
@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 from PIL import Image
+from scenes import numbered_frames, write_annotations, write_frames
 
 from sam2refiner_jax.config import PRESETS, HieraConfig, SAM2Config, register_preset
 from sam2refiner_jax.refiners import HQSAM2Config, SAM2RefinerConfig
@@ -75,6 +76,40 @@ def tiny_config(pairs: Path, refiner: Any = REFINER, **changes) -> TrainConfig:
     return TrainConfig.from_dict(merge(config.to_dict(), changes))
 
 
+def make_clips(folder: Path, count: int = 3, frames: int = 4) -> Path:
+    """Folders of frames and of their numbered masks."""
+    clip = numbered_frames(frames)
+    for number in range(count):
+        write_frames(folder / "JPEGImages" / f"clip{number}", clip)
+        write_annotations(folder / "Annotations" / f"clip{number}", clip)
+    return folder
+
+
+def clip_config(clips: Path, **changes) -> TrainConfig:
+    """A run of four steps from clips of two frames, given first masks: memory and object score of the tiny model."""
+    config = TrainConfig(
+        model=ModelConfig(TINY, refiner=None, dtype="float32"),
+        data=DataConfig(sources=(f"clips:{clips}",), jitter=None, frames=2, reverse=0.5),
+        prompts=PromptConfig(box=0.0, points=0.0, mask=1.0),
+        loss=LossConfig(final=0.0, auxiliary=0.0, focal=20.0, dice=1.0, iou=1.0, object_score=1.0),
+        optimizer=OptimizerConfig(warmup_steps=1),
+        trainable=("memory", "object_score"),
+        batch_size=2,
+        epochs=None,
+        steps=4,
+        log_every=1,
+        checkpoint_every=2,
+    )
+    return TrainConfig.from_dict(merge(config.to_dict(), changes))
+
+
+def config_of(kind: str, folder: str, **changes) -> TrainConfig:
+    """A run by its kind, "pairs", "unet" or "clips"; changes are fields in the form of a configuration's `to_dict`."""
+    if kind == "clips":
+        return clip_config(Path(folder), **changes)
+    return tiny_config(Path(folder), {"pairs": REFINER, "unet": UNET_REFINER}[kind], **changes)
+
+
 def merge(values: dict, changes: dict) -> dict:
     return values | {k: merge(values[k], v) if isinstance(v, dict) else v for k, v in changes.items()}
 
@@ -103,7 +138,6 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     print(f"devices: {jax.device_count()}")
     try:
-        refiner = UNET_REFINER if arguments.pop("unet", False) else REFINER
-        train(tiny_config(Path(arguments.pop("data")), refiner, **arguments), folder, progress=False)
+        train(config_of(**arguments), folder, progress=False)
     except Preempted as stopped:
         print(f"preempted: {stopped}")

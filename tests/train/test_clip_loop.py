@@ -10,14 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scenes import numbered_frames, write_annotations, write_frames
-from training import TINY, make_pairs
+from training import TINY, clip_config, make_clips, make_pairs
 
 from sam2refiner_jax import SAM2VideoPredictor, build_model, load_model
 from sam2refiner_jax.checkpoints import CheckpointError, read_provenance, save_model, weights_of
 from sam2refiner_jax.provenance import Provenance
 from sam2refiner_jax.train import loop
-from sam2refiner_jax.train.config import DataConfig, LossConfig, ModelConfig, OptimizerConfig, PromptConfig, TrainConfig
+from sam2refiner_jax.train.config import TrainConfig
 from sam2refiner_jax.train.loop import Preempted, TrainingError, train
 from sam2refiner_jax.train.parts import make_skeleton
 from sam2refiner_jax.train.sharding import make_mesh
@@ -25,25 +24,7 @@ from sam2refiner_jax.train.sharding import make_mesh
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory) -> TrainConfig:
-    """Four steps from clips on disk: the memory and the score of objects learn."""
-    folder = tmp_path_factory.mktemp("data")
-    for clip in range(3):
-        frames = numbered_frames(4)
-        write_frames(folder / "JPEGImages" / f"clip{clip}", frames)
-        write_annotations(folder / "Annotations" / f"clip{clip}", frames)
-    return TrainConfig(
-        model=ModelConfig(TINY, refiner=None, dtype="float32"),
-        data=DataConfig(sources=(f"clips:{folder}",), jitter=None, frames=2, reverse=0.5),
-        prompts=PromptConfig(box=0.0, points=0.0, mask=1.0),
-        loss=LossConfig(final=0.0, auxiliary=0.0, focal=20.0, dice=1.0, iou=1.0, object_score=1.0),
-        optimizer=OptimizerConfig(warmup_steps=1),
-        trainable=("memory", "object_score"),
-        batch_size=2,
-        epochs=None,
-        steps=4,
-        log_every=1,
-        checkpoint_every=2,
-    )
+    return clip_config(make_clips(tmp_path_factory.mktemp("data")))
 
 
 @pytest.fixture(scope="module")

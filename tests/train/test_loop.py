@@ -60,7 +60,7 @@ def assert_same_end(workdir: Path, undisturbed: Path) -> None:
 
 
 def start(workdir: Path, data: Path, **changes) -> subprocess.Popen:
-    command = [sys.executable, str(SCRIPT), str(workdir), json.dumps({"data": str(data), **changes})]
+    command = [sys.executable, str(SCRIPT), str(workdir), json.dumps({"kind": "pairs", "folder": str(data), **changes})]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ)
 
 
