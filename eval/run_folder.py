@@ -2,11 +2,13 @@
 
 import json
 import os
+import weakref
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ..atomic import new_file
+from ..claims import FolderClaim
 from ..commands.outputs import check_unused
 from ..settings import setting_differences
 
@@ -18,7 +20,7 @@ Record = dict[str, Any]
 
 
 class RunFolder:
-    """A folder that one run writes to, in as many sittings as it takes.
+    """A folder that one run writes to, in as many sittings as it takes, and one process at a time.
 
     A record is one line of a file. Lines are on disk before `append` returns; of a line that was cut off, nothing is
     read back.
@@ -30,12 +32,13 @@ class RunFolder:
 
     Raises:
       ValueError: if the folder holds a run with other settings, naming the differences, or is damaged; if it holds no
-        run, but something under a name that this one writes to.
+        run, but something under a name that this one writes to; if another process has it open.
     """
 
     def __init__(self, folder: str | os.PathLike[str], settings: dict[str, Any], writes: Iterable[str] = ()):
         self.folder = Path(folder)
         self._settle(json.loads(json.dumps(settings)), (RECORDS_FILE, *writes))
+        weakref.finalize(self, FolderClaim(self.folder).release)
         self._records_file = self.folder / RECORDS_FILE
         self.records = self._recover()
 

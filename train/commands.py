@@ -26,12 +26,14 @@ class TrainArguments:
       distributed: this is one of several processes that train together, one a host. On TPU pods and under Slurm they
         find each other; elsewhere three variables say where (docs/training.md).
       progress: show a progress bar.
+      finish: make the result of the steps that are done, without another.
     """
 
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
     workdir: Path = tyro.MISSING
     distributed: bool = False
     progress: bool = True
+    finish: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +78,7 @@ def train(arguments: Annotated[TrainRecipe, tyro.conf.arg(name="")]) -> None:
     from . import loop
 
     try:
-        result = loop.train(arguments.config, arguments.workdir, progress=arguments.progress)
+        result = loop.train(arguments.config, arguments.workdir, progress=arguments.progress, finish=arguments.finish)
     except loop.Preempted as stopped:
         print(f"sam2refiner: {stopped}", file=sys.stderr)
         if stopped.interrupted:

@@ -1,6 +1,8 @@
 """The training loop: a run in a folder, which the same command takes up wherever it was stopped."""
 
 import collections
+import contextlib
+import dataclasses
 import functools
 import json
 import logging
@@ -18,6 +20,7 @@ from tqdm import tqdm
 from ..adapters import Adapters, save_adapters
 from ..atomic import new_file
 from ..checkpoints import save_model, save_refiner
+from ..claims import claimed
 from ..commands.outputs import check_unused
 from ..data.clip_sources import Clips
 from ..data.mixture import open_mixture
@@ -81,7 +84,7 @@ class Preempted(Exception):  # noqa: N818 - no error
         self.interrupted = interrupted
 
 
-def train(config: TrainConfig, workdir: Path, *, progress: bool = True) -> Path:
+def train(config: TrainConfig, workdir: Path, *, progress: bool = True, finish: bool = False) -> Path:
     """Trains, or goes on training, in a folder; returns the folder of the finished model or refiner.
 
     The folder gets `config.json`, `log.jsonl`, `tensorboard/`, `panels/`, `checkpoints/` and, at the end, `refiner/`
@@ -92,23 +95,29 @@ def train(config: TrainConfig, workdir: Path, *, progress: bool = True) -> Path:
       config: the run.
       workdir: its folder; a new one, or that of the same run.
       progress: show a progress bar.
+      finish: make the result of the steps that are done, without another.
 
     Raises:
-      ValueError: on a configuration that cannot be, data that is not there, or a folder of another run or of no run
-        that holds something under the names above.
+      ValueError: on a configuration that cannot be, data that is not there, a folder of another run, of no run that
+        holds something under the names above, or that another process is at work in, or nothing to `finish`.
       TrainingError: when the loss is no longer finite.
       Preempted: after SIGTERM or ctrl-C, when the step is saved.
     """
-    # -- the run's folder ---------------------------------------------------------------------------------------------
     mesh = make_mesh(config.model_parallel)
     check_batch(config, mesh, "devices")
     workdir.mkdir(parents=True, exist_ok=True)
     result = workdir / _result_name(config)
-    _claim(workdir, config, result)
-    if result.exists():
-        log.info("%s is there already: the run is finished", result)
-        return result
+    with claimed(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
+        _settle(workdir, config, result)
+        if result.exists():
+            log.info("%s is there already: the run is finished", result)
+        else:
+            _run(config, workdir, result, mesh, progress=progress, finish=finish)
+    return result
 
+
+def _run(config: TrainConfig, workdir: Path, result: Path, mesh: Mesh, *, progress: bool, finish: bool) -> None:
+    """`train`, in a folder that is this run's."""
     # -- model, data and state ----------------------------------------------------------------------------------------
     model = starting_model(config.model, config.seed)
     skeleton = make_skeleton(config, model.config, None if model.refiner is None else model.refiner.config)
@@ -117,8 +126,7 @@ def train(config: TrainConfig, workdir: Path, *, progress: bool = True) -> Path:
     log.info("%s", describe_parts(skeleton, mesh))
     steps = config.total_steps(images)
     state, frozen = place(model, skeleton, config, steps, mesh)
-    run = TrainingRun(config.trainable, steps, config.batch_size, skeleton.config.image_size, config.data.frames)
-    provenance = model.provenance.after(run, skeleton.parts)
+    before = model.provenance
     del model
 
     # -- where it was stopped -----------------------------------------------------------------------------------------
@@ -129,19 +137,54 @@ def train(config: TrainConfig, workdir: Path, *, progress: bool = True) -> Path:
         done, state, data_state = found
         batches.set_state(data_state)
         log.info("going on from step %d of %d", done, steps)
+    if finish:
+        batches.close()
+        if not done:
+            raise ValueError(f"finish needs a run that has a checkpoint, and {workdir} has none")
+        log.info("finished at step %d of %d", done, steps)
+        steps = done
+    else:
+        of_run = _Run(config, workdir, skeleton, mesh, batches, lengths, evaluation, snapshots, done, steps)
+        state = _learn(of_run, state, frozen, progress)
 
-    # -- steps --------------------------------------------------------------------------------------------------------
+    # -- result -------------------------------------------------------------------------------------------------------
+    run = TrainingRun(config.trainable, steps, config.batch_size, skeleton.config.image_size, config.data.frames)
+    provenance = before.after(run, skeleton.parts)
+    _export(skeleton, state, frozen, mesh, provenance, result)
+    wait_for_others("exported")  # those that leave first would take the first process with them
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What the steps of one sitting are made with; `done` of `steps` were made before."""
+
+    config: TrainConfig
+    workdir: Path
+    skeleton: Skeleton
+    mesh: Mesh
+    batches: Any
+    lengths: list[int]
+    evaluation: Evaluation | None
+    snapshots: Snapshots
+    done: int
+    steps: int
+
+
+def _learn(run: _Run, state: TrainState, frozen: Any, progress: bool) -> TrainState:
+    """The state after the last step."""
+    config, skeleton, mesh, batches, snapshots = run.config, run.skeleton, run.mesh, run.batches, run.snapshots
+    done, steps, evaluation = run.done, run.steps, run.evaluation
     step = compile_train_step(make_train_step(skeleton, config, steps, mesh), state, mesh)
     taught = jax.jit(functools.partial(_parts_taught, skeleton), out_shardings=replicated(mesh))
-    run_log = RunLog(workdir, done, writes=jax.process_index() == 0)
+    run_log = RunLog(run.workdir, done, writes=jax.process_index() == 0)
     bar = tqdm(total=steps, initial=done, disable=not progress or jax.process_index() != 0, smoothing=0.02)
     meter = _Meter(config.batch_size)
-    trace = StepTrace(workdir / PROFILE_FOLDER, done, config.profile)
+    trace = StepTrace(run.workdir / PROFILE_FOLDER, done, config.profile)
     try:
         with jax.set_mesh(mesh), Preemption() as preemption, jax.transfer_guard("disallow"):
             step_of = {
                 frames: step.lower(state, frozen, batch_shapes(skeleton, config, mesh, frames)).compile()
-                for frames in lengths
+                for frames in run.lengths
             }
             wait_for_others("compiled")  # one may take longer to compile than others wait in their first collective
             pending: list[dict[str, jax.Array]] = []
@@ -183,11 +226,7 @@ def train(config: TrainConfig, workdir: Path, *, progress: bool = True) -> Path:
         batches.close()
         run_log.close()
         snapshots.close()
-
-    # -- result -------------------------------------------------------------------------------------------------------
-    _export(skeleton, state, frozen, mesh, provenance, result)
-    wait_for_others("exported")  # those that leave first would take the first process with them
-    return result
+    return state
 
 
 def place(model: Any, skeleton: Skeleton, config: TrainConfig, steps: int, mesh: Mesh) -> tuple[TrainState, Any]:
@@ -210,7 +249,7 @@ def _result_name(config: TrainConfig) -> str:
     return "refiner" if set(config.trainable) == {"refiner"} and not config.lora.rank else "model"
 
 
-def _claim(workdir: Path, config: TrainConfig, result: Path) -> None:
+def _settle(workdir: Path, config: TrainConfig, result: Path) -> None:
     """Writes the configuration into a folder that nothing of a run is in, or compares it with the one that is there."""
     path, new = workdir / CONFIG_FILE, config.to_dict()
     if path.exists():

@@ -1,8 +1,10 @@
 """The server of the page, on this machine alone."""
 
 import os
+import signal
 import socket
 import threading
+from types import FrameType
 from typing import Any
 
 import gradio as gr
@@ -71,10 +73,14 @@ class Server:
         self._listener = listener
         app = Guard(_application(self.state), limits.upload_bytes)
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=LAST_SECONDS)
-        self._server = uvicorn.Server(config)
+        self._server = _Interruptible(config)
 
     def run(self) -> None:
-        """Answers until the process is told to end, or `stop` is called."""
+        """Answers until the process is told to end, or `stop` is called.
+
+        Raises:
+          KeyboardInterrupt: after ctrl-C.
+        """
         ended = threading.Event()
         threading.Thread(target=self._purge, args=(ended,), daemon=True).start()
         try:
@@ -82,6 +88,8 @@ class Server:
         finally:
             ended.set()
             self._listener.close()
+        if self._server.interrupted:
+            raise KeyboardInterrupt
 
     def stop(self) -> None:
         """Has `run` end soon."""
@@ -91,6 +99,16 @@ class Server:
         while not ended.wait(PURGE_SECONDS):
             self.state.pages.purge()
             self.state.uploads.purge()
+
+
+class _Interruptible(uvicorn.Server):
+    """Remembers ctrl-C: what uvicorn raises again at its end can get lost in what is being torn down there."""
+
+    interrupted = False
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.interrupted = self.interrupted or sig == signal.SIGINT
+        super().handle_exit(sig, frame)
 
 
 def _application(state: PageState) -> FastAPI:

@@ -13,6 +13,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from orbax.checkpoint import v1 as ocp
 from PIL import Image
 from scenes import numbered_frames, write_annotations, write_frames
 
@@ -112,6 +113,12 @@ def config_of(kind: str, folder: str, **changes) -> TrainConfig:
 
 def merge(values: dict, changes: dict) -> dict:
     return values | {k: merge(values[k], v) if isinstance(v, dict) else v for k, v in changes.items()}
+
+
+def state_after(workdir: Path, step: int) -> dict[str, np.ndarray]:
+    """What a run's checkpoint of a step holds, by place and name."""
+    folder = (workdir / "checkpoints" / f"step_{step}").absolute()
+    return ocp.load(folder, dict.fromkeys(ocp.metadata(folder).metadata, np.ndarray))
 
 
 def find_processes_at_localhost() -> None:

@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import training
-from orbax.checkpoint import v1 as ocp
-from training import config_of, make_clips, make_pairs
+from training import config_of, make_clips, make_pairs, state_after
 
 from sam2refiner_jax.train.loop import train
 
@@ -62,11 +61,6 @@ def losses_of(workdir: Path) -> dict[int, float]:
     path = workdir / "log.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     return {line["step"]: line["loss"] for line in lines}
-
-
-def state_after(workdir: Path, step: int) -> dict[str, np.ndarray]:
-    folder = (workdir / "checkpoints" / f"step_{step}").absolute()
-    return ocp.load(folder, dict.fromkeys(ocp.metadata(folder).metadata, np.ndarray))
 
 
 def first_gradients(workdir: Path) -> dict[str, np.ndarray]:

@@ -1,6 +1,7 @@
 """Runs of the tiny model: what they write, how they end, and that being stopped leaves no trace in the weights."""
 
 import copy
+import fcntl
 import json
 import logging
 import os
@@ -16,7 +17,7 @@ import jax
 import numpy as np
 import pytest
 import training
-from training import make_pairs, tiny_config
+from training import make_pairs, state_after, tiny_config
 
 from sam2refiner_jax import build_model
 from sam2refiner_jax.checkpoints import load_refiner, read_refiner
@@ -210,6 +211,36 @@ def test_a_damaged_checkpoint_is_passed_over(undisturbed, data, tmp_path, caplog
         train(tiny_config(data), tmp_path / "run", progress=False)
     assert "checkpoint of step 6 is damaged, trying the one before it" in caplog.text
     assert_same_end(tmp_path / "run", undisturbed)
+
+
+def test_a_run_is_finished_early(undisturbed, data, tmp_path):
+    """The result is what the last checkpoint holds; nothing more is learned."""
+    shutil.copytree(undisturbed, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "refiner")
+    for step in (4, 6):
+        shutil.rmtree(tmp_path / "run" / "checkpoints" / f"step_{step}")
+    before = lines_of(tmp_path / "run")
+    train(tiny_config(data), tmp_path / "run", progress=False, finish=True)
+    state, found = state_after(tmp_path / "run", 2), weights_in(tmp_path / "run")
+    learned = {name.removeprefix("params/refiner."): x for name, x in state.items() if name.startswith("params/")}
+    assert len(learned) > 5
+    for name, value in learned.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    assert lines_of(tmp_path / "run") == before
+
+
+def test_nothing_to_finish(data, tmp_path):
+    with pytest.raises(ValueError, match="finish needs a run that has a checkpoint"):
+        train(tiny_config(data), tmp_path, progress=False, finish=True)
+
+
+def test_a_folder_in_use_is_refused(data, tmp_path):
+    folder = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    with pytest.raises(ValueError, match="is in use by another process"):
+        train(tiny_config(data), tmp_path, progress=False)
+    os.close(folder)
+    assert not list(tmp_path.iterdir())
 
 
 def test_another_runs_folder_is_refused(undisturbed, data):
