@@ -1,4 +1,4 @@
-"""How many images a second a core of the host reads, augments and batches, and what each part of that costs.
+"""How many images and clips a second a core of the host reads, augments and batches, and what parts of that cost.
 
     taskset -c 0 python benchmarks/data.py ../shared/data
 
@@ -7,6 +7,7 @@ large ones get masks of ellipses. All times are of the processor, of all threads
 machine hardly matter.
 """
 
+import dataclasses
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -24,13 +25,14 @@ from sam2refiner_jax.image.preprocess import read_photo
 from sam2refiner_jax.train.config import DataConfig
 from sam2refiner_jax.train.data.augment import augment, squeeze
 from sam2refiner_jax.train.data.pipeline import make_batches
+from sam2refiner_jax.train.recipes import RECIPES
 
 WARM_UP = 2
 SAMPLES = 20
 
 
 def main(data: Positional[Path], image_size: int = 1024, batch_size: int = 8, batches: int = 12) -> None:
-    """Prints a table of milliseconds and images a second, and one of reading photos.
+    """Prints tables of milliseconds and images a second, of reading photos, and of clips a second.
 
     Args:
       data: The folder that holds `bsds500`, `davis2016` and `photos`.
@@ -62,6 +64,17 @@ def main(data: Positional[Path], image_size: int = 1024, batch_size: int = 8, ba
     ]:
         ours = milliseconds(lambda path: decode_photo(path.read_bytes(), path), [path] * SAMPLES)
         print(f"| {path.name} | {ours:.1f} | {milliseconds(read_photo, [path] * SAMPLES):.1f} |")
+    print("\n| clips of 8 frames, 3 objects | clips/s as `sav` augments | clips/s flipped, jittered |\n|---|---|---|")
+    for name, spec in {
+        "854 x 480": f"clips:{data / 'davis2016'}",
+        "made up, 320 x 320": "procedural-clips:?size=320",
+    }.items():
+        source = open_source(spec)
+        rates = [
+            rate(source, dataclasses.replace(config, frames=8, objects=3, workers=0), image_size, 1, batches)
+            for config in (RECIPES["sav"].config.data, DataConfig())
+        ]
+        print(f"| {name} | {' | '.join(f'{value:.2f}' for value in rates)} |", flush=True)
 
 
 def parts(source: Source, size: int) -> list[float]:
@@ -86,7 +99,7 @@ def milliseconds(call: Callable, arguments: Iterable) -> float:
 
 
 def rate(source: Source, config: DataConfig, size: int, batch_size: int, batches: int) -> float:
-    """Images a second of processor time."""
+    """Images, or clips, a second of processor time."""
     stream = make_batches([(source, 1.0)], config, image_size=size, batch_size=batch_size, seed=0)
     for _ in range(WARM_UP):
         next(stream)
