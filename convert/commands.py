@@ -59,6 +59,10 @@ def export(
     format: Literal["official", "transformers", "stablehlo"] = "official",
     platforms: str = ",".join(PLATFORMS),
     adapters: Path | None = None,
+    compile_for: str | None = None,
+    images: int = 1,
+    objects: int = 1,
+    dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> None:
     """Turn a checkpoint directory back into PyTorch weights, official or of transformers, or into programs.
 
@@ -72,14 +76,30 @@ def export(
         folder of programs that need JAX and NumPy alone, with the weights and what runs them.
       platforms: That programs can run on, some of cpu, cuda and tpu, with commas between.
       adapters: A directory of adapters that were trained for this model, to be merged first.
+      compile_for: Write programs compiled too: for v5e, v5p or v6e, which need not be there, or for a device like the
+        one here ("here"). They are loaded where the device and the versions of JAX are the same.
+      images: Number of images that programs are compiled for.
+      objects: Number of objects likewise.
+      dtype: Computation type of programs; bfloat16 is the fast mode on GPUs and TPUs.
     """
+    if format != "stablehlo" and (compile_for is not None or dtype != "float32"):
+        raise ValueError(f"compile_for and dtype are of programs: format must be stablehlo, got {format}")
     if not is_checkpoint(checkpoint):
         checkpoint = BUNDLED.get(str(checkpoint), checkpoint)
     if adapters is not None:
         with tempfile.TemporaryDirectory() as folder:
             merged = Path(folder) / checkpoint.name
             save_model(load_model(checkpoint, adapters=adapters), merged)
-            export(merged, output, format=format, platforms=platforms)
+            export(
+                merged,
+                output,
+                format=format,
+                platforms=platforms,
+                compile_for=compile_for,
+                images=images,
+                objects=objects,
+                dtype=dtype,
+            )
         return
     if is_refiner(checkpoint):
         if format != "official":
@@ -87,8 +107,16 @@ def export(
         export_refiner(checkpoint, output)
         print(f"refiner: written to {output}")
     elif format == "stablehlo":
-        manifest = export_programs(load_model(checkpoint), output, platforms=platforms.split(","))
-        print(f"{manifest['model']}: {', '.join(manifest['programs'])} written to {output} for {platforms}")
+        manifest = export_programs(
+            load_model(checkpoint, dtype=dtype),
+            output,
+            platforms=platforms.split(","),
+            compile_for=compile_for,
+            images=images,
+            objects=objects,
+        )
+        compiled = f", compiled for {manifest['compiled']['device']}" if "compiled" in manifest else ""
+        print(f"{manifest['model']}: {', '.join(manifest['programs'])} written to {output} for {platforms}{compiled}")
     elif format == "official":
         print(f"{export_checkpoint(checkpoint, output).name}: written to {output}")
     else:

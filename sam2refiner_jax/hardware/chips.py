@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from jax.experimental import mesh_utils, topologies
 from jax.sharding import Mesh
 
-__all__ = ["CHIPS", "Chip", "chip_of", "topology_mesh"]
+__all__ = ["CHIPS", "Chip", "chip_mesh", "chip_of", "parse_shape", "topology_mesh"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +103,11 @@ def topology_mesh(spec: str, axes: Mapping[str, int]) -> Mesh:
         raise ValueError(f"topology must be a slice that the TPU compiler knows, got {spec!r}: {error}") from error
     devices = mesh_utils.create_device_mesh(tuple(sizes.values()), topology.devices, allow_split_physical_axes=True)
     return Mesh(devices, tuple(sizes))
+
+
+def chip_mesh(chip: Chip) -> Mesh:
+    """`topology_mesh` of a single chip, on the axis "chip"."""
+    return topology_mesh(f"{chip.name}:{'x'.join(['1'] * chip.torus_axes)}", {"chip": 1})
 
 
 def _fill_in(axes: Mapping[str, int], chips: int, spec: str) -> dict[str, int]:

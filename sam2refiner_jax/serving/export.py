@@ -8,11 +8,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jaxlib
 import numpy as np
 from flax import nnx
 from jax import export
+from jax.experimental import serialize_executable
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ..atomic import new_directory
+from ..hardware.chips import chip_mesh, chip_of
 from ..sam2 import SAM2
 from . import runner
 from .programs import Program, programs_of
@@ -33,6 +37,9 @@ def export_programs(
     platforms: Sequence[str] = PLATFORMS,
     clicks: int = 11,
     prompted: int = 1,
+    compile_for: str | None = None,
+    images: int = 1,
+    objects: int = 1,
 ) -> dict[str, Any]:
     """Writes a model as programs that run without this package.
 
@@ -45,12 +52,16 @@ def export_programs(
       platforms: that the programs can run on.
       clicks: slots of clicks and box corners of an object.
       prompted: frames with prompts that a tracked object remembers.
+      compile_for: write the programs compiled too, NAME.compiled, so that nothing is compiled where they run: a TPU
+        chip such as "v5e", which need not be there, or "here" for a device like this process's first.
+      images: number of images that they are compiled for.
+      objects: number of objects likewise.
 
     Returns:
       The manifest.
 
     Raises:
-      ValueError: on platforms that are none, or too few slots, or without flatbuffers.
+      ValueError: on platforms or a chip that are none, too few slots, images or objects, or without flatbuffers.
       FileExistsError: if the folder exists already.
     """
     unknown = [name for name in platforms if name not in PLATFORMS]
@@ -60,6 +71,10 @@ def export_programs(
         raise ValueError("programs need flatbuffers: pip install 'sam2refiner_jax[serving]'")
     if clicks < 4 or prompted < 1:
         raise ValueError(f"clicks must be at least 4 and prompted at least 1, got {clicks} and {prompted}")
+    if images < 1 or objects < 1:
+        raise ValueError(f"images and objects must be at least 1, got {images} and {objects}")
+    mesh = None if compile_for is None else _mesh_of(compile_for)
+    numbers = {"images": images, "objects": objects}
     leaves = jax.tree.leaves(nnx.state(model))
     weights = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves]
     with new_directory(folder) as partial:
@@ -69,6 +84,8 @@ def export_programs(
             exported = lower(weights, _shapes(program))
             (partial / f"{name}.jax").write_bytes(exported.serialize())
             described[name] = _described(program, exported)
+            if mesh is not None:
+                (partial / f"{name}.compiled").write_bytes(_compiled(program, weights, numbers, mesh))
         stored = {f"{i:04d}": np.asarray(x) for i, x in enumerate(leaves)}
         manifest = {
             "format": FORMAT,
@@ -83,6 +100,9 @@ def export_programs(
             "programs": described,
             "weights": {key: x.dtype.name for key, x in stored.items()},
         }
+        if mesh is not None:
+            versions = {"jax": jax.__version__, "jaxlib": jaxlib.__version__}
+            manifest["compiled"] = {"device": mesh.devices.flat[0].device_kind, **versions, **numbers}
         plain: dict[str, Any] = {key: _as_plain(x) for key, x in stored.items()}
         np.savez(partial / WEIGHTS, **plain)
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
@@ -98,6 +118,28 @@ def _shapes(program: Program) -> dict[str, jax.ShapeDtypeStruct]:
         name: jax.ShapeDtypeStruct(tuple(symbols.get(side, side) for side in shape), dtype)
         for name, (shape, dtype) in program.inputs.items()
     }
+
+
+def _mesh_of(device: str) -> Mesh:
+    """One chip of a kind, or this process's first device."""
+    if device == "here":
+        return Mesh(np.array(jax.devices()[:1]), ("chip",))
+    return chip_mesh(chip_of(device))
+
+
+def _compiled(program: Program, weights: list[Any], numbers: dict[str, int], mesh: Mesh) -> bytes:
+    """A program compiled for so many images and objects, on the mesh's only device."""
+    whole = NamedSharding(mesh, PartitionSpec())
+
+    def placed(shape: Sequence[int | str], dtype: Any) -> jax.ShapeDtypeStruct:
+        sides = tuple(numbers[side] if isinstance(side, str) else side for side in shape)
+        return jax.ShapeDtypeStruct(sides, dtype, sharding=whole)
+
+    given = {name: placed(shape, dtype) for name, (shape, dtype) in program.inputs.items()}
+    step = jax.jit(program.function)
+    with jax.set_mesh(mesh):
+        compiled = step.lower([placed(x.shape, x.dtype) for x in weights], given).compile()
+    return serialize_executable.serialize(compiled)[0]
 
 
 def _described(program: Program, exported: export.Exported) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ..checkpoints import build_model
-from ..hardware.chips import Chip, chip_of, parse_shape, topology_mesh
+from ..hardware.chips import Chip, chip_mesh, chip_of, parse_shape
 from ..hardware.compiled_cost import CompiledCost, OutOfMemory, cost_or_shortage
 from ..hardware.operations import Operation, describe_costliest
 from ..image.encoding import encode_photos
@@ -254,7 +254,7 @@ def _check(**numbers: int) -> None:
 
 def _plan(unit: str, units: int, topology: str, model: SAM2, programs: Sequence[_Program]) -> UsePlan:
     chip, shape = chip_of(topology), parse_shape(topology)
-    mesh = topology_mesh(f"{chip.name}:{'x'.join('1' * len(shape))}", {"chip": 1})
+    mesh = chip_mesh(chip)
     planned = tuple(_compile(program, model, mesh, chip) for program in programs)
     return UsePlan(unit, units, math.prod(shape), chip, planned)
 

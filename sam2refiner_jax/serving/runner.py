@@ -9,11 +9,16 @@ import json
 from pathlib import Path
 
 import jax
+import jaxlib
 import numpy as np
+from jax.experimental import serialize_executable
 
 
 class Programs:
-    """The programs in a folder, by their names in its manifest.json; each takes and gives named arrays."""
+    """The programs in a folder, by their names in its manifest.json; each takes and gives named arrays.
+
+    What was compiled for this kind of device and these versions is loaded; the rest is compiled when it is called.
+    """
 
     def __init__(self, folder):
         self.folder, self._loaded = Path(folder), {}
@@ -21,15 +26,31 @@ class Programs:
         with np.load(self.folder / "weights.npz") as file:
             stored = [(file[key], dtype) for key, dtype in self.manifest["weights"].items()]
         self.weights = [jax.device_put(array.view(jax.numpy.dtype(dtype))) for array, dtype in stored]
+        here = {"device": jax.devices()[0].device_kind, "jax": jax.__version__, "jaxlib": jaxlib.__version__}
+        self.compiled = self.manifest["compiled"] if here.items() <= self.manifest.get("compiled", {}).items() else None
 
     def __getattr__(self, name):
         if name.startswith("_") or name not in self.manifest["programs"]:
             raise AttributeError(f"no program {name!r}; there are {', '.join(self.manifest['programs'])}")
-        if name not in self._loaded:
-            exported = jax.export.deserialize((self.folder / f"{name}.jax").read_bytes())
-            self._loaded[name] = jax.jit(exported.call)
         inputs = self.manifest["programs"][name]["inputs"]
-        return lambda **given: self._loaded[name](self.weights, {key: given[key] for key in inputs})
+        return lambda **given: self._call(name, {key: given[key] for key in inputs})
+
+    def _call(self, name, given):
+        program = self.manifest["programs"][name]
+        ready = self.compiled is not None and all(
+            np.shape(given[key]) == tuple(self.compiled.get(side, side) for side in shape)
+            for key, (shape, _) in program["inputs"].items()
+        )
+        if (name, ready) not in self._loaded:
+            if ready:
+                forms = ((self.weights, given), {}), dict.fromkeys(program["outputs"], 0)
+                payload = (self.folder / f"{name}.compiled").read_bytes()
+                load = serialize_executable.deserialize_and_load
+                self._loaded[name, ready] = load(payload, *map(jax.tree.structure, forms))
+            else:
+                exported = jax.export.deserialize((self.folder / f"{name}.jax").read_bytes())
+                self._loaded[name, ready] = jax.jit(exported.call)
+        return self._loaded[name, ready](self.weights, given)
 
     def prompts(self, points, labels, image=0, ended=True):
         """Clicks (objects, n, 2) in pixels of the input and labels (objects, n): 1 on, 0 off, 2 and 3 a box's corners.

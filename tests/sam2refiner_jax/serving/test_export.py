@@ -1,10 +1,15 @@
-"""Programs in files against the predictors: run by another process that has JAX and NumPy alone."""
+"""Programs in files against the predictors: run by another process that has JAX and NumPy alone.
+
+Those for one image or two objects are there compiled, and loaded; the others are compiled where they run.
+"""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jaxlib
 import numpy as np
 import pytest
 from small import refining_model, small_model
@@ -12,6 +17,7 @@ from videos import moving_frames
 
 from sam2refiner_jax import SAM2ImagePredictor, SAM2VideoPredictor, save_model
 from sam2refiner_jax.commands.cli import main
+from sam2refiner_jax.convert.commands import export
 from sam2refiner_jax.serving.export import export_programs
 
 SIDE, FRAMES, BOX, CLICK = 64, 3, [10.0, 14.0, 30.0, 50.0], [40.0, 20.0]
@@ -47,6 +53,8 @@ for index in range(1, len(frames)):
     found = programs.track(**features, **bank, **first, frame=both + index, num_frames=both + len(frames),
                            reverse=both > 0, active=both == 0)
     masks.append(found["masks"])
+assert {name for name, loaded in programs._loaded if loaded} == {"encode", "start", "track"}, programs._loaded
+assert {name for name, loaded in programs._loaded if not loaded} == {"decode", "refine"}, programs._loaded
 results |= {"tracked": np.stack(masks), "several": programs.encode(images=frames)["features.embedding"]}
 assert not [name for name in sys.modules if name.split(".")[0] in ("sam2refiner_jax", "flax", "torch")]
 np.savez(outputs, **results)
@@ -58,7 +66,8 @@ def folder(tmp_path_factory):
     """As the command writes it."""
     place = tmp_path_factory.mktemp("programs")
     save_model(refining_model(), place / "model")
-    main(["export", str(place / "model"), str(place / "exported"), "--format", "stablehlo"])
+    compiled = ["--compile-for", "here", "--objects", "2"]
+    main(["export", str(place / "model"), str(place / "exported"), "--format", "stablehlo", *compiled])
     return place / "exported"
 
 
@@ -122,8 +131,10 @@ def test_the_manifest_says_what_goes_in_and_out(folder):
     assert encode["outputs"]["features.embedding"] == [["images", 4, 4, 256], "float32"]
     state = {name: kind for name, kind in track["inputs"].items() if name.startswith("memory")}
     assert state.items() <= track["outputs"].items()  # the bank comes out as it went in
-    assert {path.suffix for path in folder.iterdir()} == {".jax", ".json", ".npz", ".py"}
-    assert len(Path(folder / "runner.py").read_text().splitlines()) < 80
+    assert {path.suffix for path in folder.iterdir()} == {".jax", ".compiled", ".json", ".npz", ".py"}
+    versions = {"jax": jax.__version__, "jaxlib": jaxlib.__version__}
+    assert manifest["compiled"] == {"device": "cpu", **versions, "images": 1, "objects": 2}
+    assert len(Path(folder / "runner.py").read_text().splitlines()) < 90
 
 
 def test_what_cannot_be_meant_is_refused(tmp_path):
@@ -131,6 +142,12 @@ def test_what_cannot_be_meant_is_refused(tmp_path):
         export_programs(small_model(), tmp_path / "out", platforms=["rocm"])
     with pytest.raises(ValueError, match="clicks must be at least 4"):
         export_programs(small_model(), tmp_path / "out", clicks=2)
+    with pytest.raises(ValueError, match="topology must start with one of v5e, v5p, v6e, got 'h100'"):
+        export_programs(small_model(), tmp_path / "out", compile_for="h100")
+    with pytest.raises(ValueError, match="images and objects must be at least 1, got 1 and 0"):
+        export_programs(small_model(), tmp_path / "out", compile_for="here", objects=0)
+    with pytest.raises(ValueError, match="compile_for and dtype are of programs: format must be stablehlo, got official"):
+        export(tmp_path / "model", tmp_path / "out", compile_for="here")
     (tmp_path / "out").mkdir()
     with pytest.raises(FileExistsError):
         export_programs(small_model(), tmp_path / "out")
