@@ -232,6 +232,40 @@ register_recipe(
     ),
 )
 
+# Of few photos or clips, for some minutes: the small model as it is in the package learns them besides what it knows.
+register_recipe(
+    "nano_photos",
+    "the small SAM 2 of the package on a few photos of your own: give --data.sources folder:DIR",
+    TrainConfig(
+        model=ModelConfig("sam2_nano", checkpoint="nano", refiner=NANO_REFINER, image_size=256, dtype="float32"),
+        data=DataConfig(jitter=(0.5, 2.0), squeeze=0.5, rotate=15.0, colour=0.25, objects=4, workers=1),
+        prompts=PromptConfig(box=3.0, points=1.5, mask=0.5, box_and_points=1.0),
+        loss=LossConfig(coarse=1.0, iou=1.0),
+        optimizer=OptimizerConfig(learning_rate=2e-4, warmup_steps=10, ema=0.98),
+        trainable=("decoder", "refiner"),
+        batch_size=4,
+        epochs=None,
+        steps=120,
+        log_every=10,
+        checkpoint_every=40,
+    ),
+)
+register_recipe(
+    "nano_clips",
+    "the small SAM 2 of the package on a few clips of your own: give --data.sources clips:DIR",
+    dataclasses.replace(
+        RECIPES["nano_tracks"].config,
+        model=ModelConfig("sam2_nano", checkpoint="nano", refiner=None, image_size=256, dtype="float32"),
+        data=dataclasses.replace(RECIPES["nano_tracks"].config.data, sources=(), rotate=10.0, colour=0.2),
+        optimizer=OptimizerConfig(learning_rate=1e-4, warmup_steps=5, weight_decay=0.05, ema=0.95),
+        trainable=("memory", "decoder"),
+        batch_size=1,
+        steps=80,
+        log_every=10,
+        checkpoint_every=40,
+    ),
+)
+
 register_recipe(
     "smoke",
     "a few steps of everything, within a minute or two on a laptop",

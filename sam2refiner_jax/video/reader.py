@@ -178,6 +178,8 @@ class Decoder:
             # Titles that are not UTF-8 are an error to PyAV before 19 unless it is told otherwise.
             is_strict = int(av.__version__.partition(".")[0]) < 19
             advice: dict[str, Any] = {"metadata_errors": "replace"} if is_strict else {}
+            if isinstance(source, bytes):  # which may be a list of files and addresses for FFmpeg to read
+                advice["options"] = {"protocol_whitelist": "none"}
             self.container = av.open(file, **advice)
         except (av.FFmpegError, OSError, ValueError) as error:
             raise ValueError(f"{name} is not a readable video: {error}") from error

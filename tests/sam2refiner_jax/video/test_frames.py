@@ -97,6 +97,16 @@ def test_bytes_and_copies_of_a_video(frames, tmp_path):
         copy.deepcopy(open_all(iter(frames)))
 
 
+def test_bytes_that_name_files_have_none_of_them_read(frames, tmp_path, monkeypatch):
+    """A playlist names what is to be played, and FFmpeg would open it."""
+    monkeypatch.chdir(tmp_path)
+    stream = write_video(tmp_path / "clip.ts", frames[:4])
+    hls = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile://{stream}\n#EXT-X-ENDLIST\n"
+    for text in (hls, f"ffconcat version 1.0\nfile '{stream}'\n", "ffconcat version 1.0\nfile clip.ts\n"):
+        with pytest.raises(ValueError, match="is not a readable video|holds no video"):
+            open_all(text.encode())
+
+
 @pytest.mark.parametrize("codec", ["mpeg4", "libx264"])
 def test_video_file_in_any_order(frames, tmp_path, codec):
     """Long groups of pictures and, with x264, frames stored in another order than they are shown."""
