@@ -19,14 +19,16 @@ __all__ = ["demo"]
 
 # A photo that scikit-image ships, of a Falcon 9 on its pad, released to the public domain by SpaceX.
 PHOTO = "data/rocket.jpg"
-# The same object twice: from clicks, on it (1) and off it (0), and from a box.
+# The rocket from clicks, on it (1) and off it (0), and a tower beside it from a box.
 PROMPTS: dict[str, dict[str, Any]] = {
     "clicks": {
         "point_coords": [[321.0, 180.0], [319.0, 350.0], [230.0, 330.0], [400.0, 330.0], [275.0, 230.0]],
         "point_labels": [1, 1, 0, 0, 0],
     },
-    "box": {"box": [296.0, 124.0, 346.0, 408.0]},
+    "box": {"box": [0.0, 0.0, 90.0, 426.0]},
 }
+# A part of what the box is around, x0, y0, x1, y1 in pixels, and how often larger it is shown.
+DETAIL, ZOOM = (0, 150, 128, 236), 5
 BAR, GAP = 28, 6
 OUTPUT, PORT = Path("out/demo"), 7860
 
@@ -38,7 +40,7 @@ def demo(
     web: bool = False,
     port: int | None = None,
 ) -> None:
-    """Segment a photo from clicks and from a box, coarse and refined side by side, and track a clip.
+    """Segment a photo from clicks and from a box, coarse and refined side by side with a detail, and track a clip.
 
     The photo comes with scikit-image, the clip is a scene made up on the spot, and the model is the one in the package.
 
@@ -94,15 +96,18 @@ def _write(checkpoint: str, refiner: Path | None, output: Path) -> None:
     photo = read_photo(path)
     predictor = SAM2ImagePredictor(model)
     predictor.set_image(photo)
-    rows = []
+    rows, found = [], {}
     for name, prompts in PROMPTS.items():
         row = []
         for mode, refine in modes.items():
             masks, ious, _ = predictor.predict(**prompts, multimask_output=False, refine=refine)
-            mask = masks[0] > 0
+            mask = found[name, mode] = masks[0] > 0
             save_picture(Image.fromarray(mask.astype(np.uint8) * 255), files[name, mode], source)
-            row.append(_panel(photo, mask, prompts, f"{mode}, from {name}: predicted IoU {ious[0]:.2f}"))
+            picture = _prompted(photo, mask, prompts)
+            row.append(_titled(picture, f"{mode}, from {name}: predicted IoU {ious[0]:.2f}"))
         rows.append(np.hstack(row))
+    details = [_magnified(photo, found["box", mode]) for mode in modes]
+    rows.append(np.hstack([_titled(x, f"{mode}, a detail") for x, mode in zip(details, modes, strict=True)]))
     save_picture(Image.fromarray(np.vstack(rows)[:-GAP, :-GAP]), target, source, compress_level=1)
     print(f"picture: {target}")
     if not tracks(model):
@@ -114,12 +119,23 @@ def _write(checkpoint: str, refiner: Path | None, output: Path) -> None:
     print(f"clip: {clip}, mean IoU {write_demo_clip(model, clip):.2f}")
 
 
-def _panel(photo: np.ndarray, mask: np.ndarray, prompts: dict[str, Any], title: str) -> np.ndarray:
-    """The photo with mask and prompts under a title, with a gap to its right and below."""
+def _prompted(photo: np.ndarray, mask: np.ndarray, prompts: dict[str, Any]) -> np.ndarray:
+    """The photo with mask and prompts."""
     boxes = np.array([prompts["box"]]) if "box" in prompts else None
     points = np.array(prompts["point_coords"]) if "point_coords" in prompts else None
     labels = np.array(prompts["point_labels"]) if "point_labels" in prompts else None
-    picture = draw_overlay(photo, mask[None], points=points, labels=labels, boxes=boxes)
+    return draw_overlay(photo, mask[None], points=points, labels=labels, boxes=boxes)
+
+
+def _magnified(photo: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The detail with its mask, each pixel as a square."""
+    x0, y0, x1, y1 = DETAIL
+    part, inside = (x[y0:y1, x0:x1].repeat(ZOOM, axis=0).repeat(ZOOM, axis=1) for x in (photo, mask))
+    return draw_overlay(part, inside[None])
+
+
+def _titled(picture: np.ndarray, title: str) -> np.ndarray:
+    """The picture under a title, with a gap to its right and below."""
     picture = np.pad(picture, ((BAR, GAP), (0, GAP), (0, 0)), constant_values=255)
     cv2.putText(picture, title, (8, BAR - 9), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (30, 30, 30), 1, cv2.LINE_AA)
     return picture

@@ -269,7 +269,7 @@ def test_the_demo_works_without_a_network(tmp_path, monkeypatch, capsys):
     picture = tmp_path / "demo.png"
     out = capsys.readouterr().out
     assert str(picture) in out
-    assert Image.open(picture).size == (2 * 640 + 6, 2 * (427 + 28) + 6)
+    assert Image.open(picture).size == (2 * 640 + 6, 2 * (427 + 28 + 6) + 28 + 5 * 86)
     clip = re.search(r"clip: (.*), mean IoU (.*)", out)
     assert clip is not None
     assert Path(clip[1]) == tmp_path / "clip.mp4"

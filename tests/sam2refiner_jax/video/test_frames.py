@@ -103,7 +103,7 @@ def test_bytes_that_name_files_have_none_of_them_read(frames, tmp_path, monkeypa
     stream = write_video(tmp_path / "clip.ts", frames[:4])
     hls = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile://{stream}\n#EXT-X-ENDLIST\n"
     for text in (hls, f"ffconcat version 1.0\nfile '{stream}'\n", "ffconcat version 1.0\nfile clip.ts\n"):
-        with pytest.raises(ValueError, match="is not a readable video|holds no video"):
+        with pytest.raises(ValueError, match=r"is not a readable video|holds no video"):
             open_all(text.encode())
 
 
