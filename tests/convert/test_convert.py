@@ -97,6 +97,7 @@ def test_official_files_come_back_bit_for_bit(name, tmp_path):
         assert torch.equal(returned[key], tensor), key
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from Linux's /proc")
 def test_converting_the_largest_model_peaks_below_one_and_three_quarters_of_its_size(tmp_path):
     path = tmp_path / "large.pt"
