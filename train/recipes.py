@@ -240,7 +240,7 @@ register_recipe(
         model=ModelConfig("sam2_nano", checkpoint="nano", refiner=NANO_REFINER, image_size=256, dtype="float32"),
         data=DataConfig(jitter=(0.5, 2.0), squeeze=0.5, rotate=15.0, colour=0.25, objects=4, workers=1),
         prompts=PromptConfig(box=3.0, points=1.5, mask=0.5, box_and_points=1.0),
-        loss=LossConfig(coarse=1.0, iou=1.0),
+        loss=LossConfig(coarse=1.0, iou=1.0, object_score=0.1),
         optimizer=OptimizerConfig(learning_rate=2e-4, warmup_steps=10, ema=0.98),
         trainable=("decoder", "refiner"),
         batch_size=4,
