@@ -26,24 +26,26 @@ class FolderClaim:
       ValueError: if another process has claimed it.
     """
 
-    _held: dict[Path, list["FolderClaim"]] = {}  # noqa: RUF012 - of all claims of the process
-
     def __init__(self, folder: str | os.PathLike[str]):
         self._folder = Path(folder).resolve()
-        sharing = self._held.setdefault(self._folder, [])
+        sharing = _CLAIMS.get(self._folder)
         self._descriptor: int | None = sharing[0]._descriptor if sharing else _lock(self._folder)
-        sharing.append(self)
+        _CLAIMS.setdefault(self._folder, []).append(self)
 
     def release(self) -> None:
         """Lets others in; the second time it does nothing."""
-        sharing = self._held.get(self._folder, [])
+        sharing = _CLAIMS.get(self._folder, [])
         if self not in sharing:
             return
         sharing.remove(self)
         if not sharing:
-            del self._held[self._folder]
+            del _CLAIMS[self._folder]
             if self._descriptor is not None:
                 os.close(self._descriptor)
+
+
+# The claims of this process.
+_CLAIMS: dict[Path, list[FolderClaim]] = {}
 
 
 @contextlib.contextmanager

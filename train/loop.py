@@ -122,7 +122,6 @@ def _run(config: TrainConfig, workdir: Path, result: Path, mesh: Mesh, *, progre
     model = starting_model(config.model, config.seed)
     skeleton = make_skeleton(config, model.config, None if model.refiner is None else model.refiner.config)
     batches, images, lengths = _training_batches(config, skeleton.config.image_size)
-    evaluation = Evaluation(config, skeleton, mesh) if config.eval_data and config.evaluators else None
     log.info("%s", describe_parts(skeleton, mesh))
     steps = config.total_steps(images)
     state, frozen = place(model, skeleton, config, steps, mesh)
@@ -138,14 +137,16 @@ def _run(config: TrainConfig, workdir: Path, result: Path, mesh: Mesh, *, progre
         batches.set_state(data_state)
         log.info("going on from step %d of %d", done, steps)
     if finish:
-        batches.close()
         if not done:
+            batches.close()
             raise ValueError(f"finish needs a run that has a checkpoint, and {workdir} has none")
         log.info("finished at step %d of %d", done, steps)
         steps = done
-    else:
-        of_run = _Run(config, workdir, skeleton, mesh, batches, lengths, evaluation, snapshots, done, steps)
+    if done < steps:
+        of_run = _Run(config, workdir, skeleton, mesh, batches, lengths, snapshots, done, steps)
         state = _learn(of_run, state, frozen, progress)
+    else:
+        batches.close()
 
     # -- result -------------------------------------------------------------------------------------------------------
     run = TrainingRun(config.trainable, steps, config.batch_size, skeleton.config.image_size, config.data.frames)
@@ -164,7 +165,6 @@ class _Run:
     mesh: Mesh
     batches: Any
     lengths: list[int]
-    evaluation: Evaluation | None
     snapshots: Snapshots
     done: int
     steps: int
@@ -173,7 +173,8 @@ class _Run:
 def _learn(run: _Run, state: TrainState, frozen: Any, progress: bool) -> TrainState:
     """The state after the last step."""
     config, skeleton, mesh, batches, snapshots = run.config, run.skeleton, run.mesh, run.batches, run.snapshots
-    done, steps, evaluation = run.done, run.steps, run.evaluation
+    done, steps = run.done, run.steps
+    evaluation = Evaluation(config, skeleton, mesh) if config.eval_data and config.evaluators else None
     step = compile_train_step(make_train_step(skeleton, config, steps, mesh), state, mesh)
     taught = jax.jit(functools.partial(_parts_taught, skeleton), out_shardings=replicated(mesh))
     run_log = RunLog(run.workdir, done, writes=jax.process_index() == 0)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-__all__ = ["VideoReader"]
+__all__ = ["BYTES_ALONE", "VideoReader"]
 
 # The containers that store one shown frame a packet, with its time, so that frames can be listed without decoding.
 LISTING_FORMATS = {"mov", "matroska"}
@@ -152,6 +152,10 @@ class VideoReader:
         return stamps
 
 
+# For FFmpeg, given bytes: they may be a list of files and addresses for it to read.
+BYTES_ALONE = {"protocol_whitelist": "none"}
+
+
 class Decoder:
     """A video file that is open, and one pass through its frames.
 
@@ -178,8 +182,8 @@ class Decoder:
             # Titles that are not UTF-8 are an error to PyAV before 19 unless it is told otherwise.
             is_strict = int(av.__version__.partition(".")[0]) < 19
             advice: dict[str, Any] = {"metadata_errors": "replace"} if is_strict else {}
-            if isinstance(source, bytes):  # which may be a list of files and addresses for FFmpeg to read
-                advice["options"] = {"protocol_whitelist": "none"}
+            if isinstance(source, bytes):
+                advice["options"] = BYTES_ALONE
             self.container = av.open(file, **advice)
         except (av.FFmpegError, OSError, ValueError) as error:
             raise ValueError(f"{name} is not a readable video: {error}") from error

@@ -10,6 +10,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from ..image.preprocess import as_rgb
+from ..video.reader import BYTES_ALONE
 
 __all__ = ["Limits", "Refused", "check_clip", "read_photo_bytes"]
 
@@ -81,7 +82,7 @@ def check_clip(data: bytes, limits: Limits) -> None:
     import av
 
     # Of other formats, some would have FFmpeg read what the file names.
-    options = {"format_whitelist": ",".join(CLIP_FORMATS), "protocol_whitelist": "none"}
+    options = {"format_whitelist": ",".join(CLIP_FORMATS), **BYTES_ALONE}
     try:
         container: Any = av.open(io.BytesIO(data), options=options, metadata_errors="replace")
         with container:
