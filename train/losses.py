@@ -15,6 +15,7 @@ __all__ = [
     "binary_cross_entropy",
     "coarse_losses",
     "dice_loss",
+    "focal_loss",
     "mask_iou",
     "mask_loss",
     "prompted_losses",
@@ -46,6 +47,18 @@ def mask_loss(logits: Float[Array, "*b h w"], truth: Float[Array, "*b h2 w2"]) -
 
 # Of the focal loss, as in SAM and SAM 2.
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
+
+
+def focal_loss(logits: Float[Array, "*b h w"], truth: Float[Array, "*b h w"]) -> Float[Array, "*b"]:
+    """Mean over the pixels of each mask; `truth` is coverage in [0, 1].
+
+    Optax's takes a logarithm of 1 - truth. Compiled into one with the division of what is stored by 255, this can come
+    out below zero for whole coverage, and all of a sure mask's gradient as NaN: hence the bounds.
+    """
+    bounded = jnp.clip(truth, 0, 1)
+    return optax.sigmoid_focal_loss(logits, bounded, alpha=FOCAL_ALPHA, gamma=FOCAL_GAMMA).mean(axis=(-2, -1))
+
+
 # Of PointRend's sampling: random points for each that is wanted, and the share that is chosen for uncertainty.
 OVERSAMPLED, UNCERTAIN = 3, 0.75
 
@@ -149,7 +162,7 @@ def prompted_losses(
     masks = resize_bilinear(masks.transpose(0, 2, 3, 1), size).transpose(0, 3, 1, 2)
     truths = jnp.broadcast_to(truth[:, None], masks.shape)
     asked = jnp.where(multimask[:, None], jnp.array([False, True, True, True]), jnp.array([True, False, False, False]))
-    focal = optax.sigmoid_focal_loss(masks, truths, alpha=FOCAL_ALPHA, gamma=FOCAL_GAMMA).mean(axis=(-2, -1))
+    focal = focal_loss(masks, truths)
     dice = dice_loss(masks, truths)
     parts = {}
     if config.focal or config.dice:

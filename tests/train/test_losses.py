@@ -11,6 +11,7 @@ from sam2refiner_jax.train.losses import (
     binary_cross_entropy,
     coarse_losses,
     dice_loss,
+    focal_loss,
     mask_iou,
     mask_loss,
     mask_loss_at_points,
@@ -51,6 +52,20 @@ def test_bce_and_dice_equal_their_definitions(rng):
     np.testing.assert_allclose(
         binary_cross_entropy(*arrays(logits, truth)) + dice_loss(*arrays(logits, truth)), want, rtol=1e-5
     )
+
+
+@pytest.mark.optimised
+def test_gradients_of_sure_masks_are_finite_where_coverage_is_divided_in_the_same_program():
+    logits = np.linspace(-60, 60, 512, dtype=np.float32).reshape(2, 16, 16)
+    stored = np.tile(np.array([0, 128, 254, 255], np.uint8), 128).reshape(2, 16, 16)
+    x = torch.tensor(logits, dtype=torch.double, requires_grad=True)
+    t = torch.tensor(stored).double() / 255
+    p = x.sigmoid()
+    entropy = torch.nn.functional.binary_cross_entropy_with_logits(x, t, reduction="none")
+    wrong = 1 - (p * t + (1 - p) * (1 - t))
+    ((0.25 * t + 0.75 * (1 - t)) * wrong**2 * entropy).mean().backward()
+    gradient = jax.jit(jax.grad(lambda x, stored: focal_loss(x, stored / 255).mean()))(logits, stored)
+    np.testing.assert_allclose(gradient, x.grad, rtol=1e-4, atol=1e-9)
 
 
 def test_a_finer_truth_is_averaged(rng):
