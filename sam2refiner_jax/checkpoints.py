@@ -471,7 +471,8 @@ def abstract_model(config: SAM2Config, dtype: DTypeLike, refiner: Any = None) ->
     Raises:
       CheckpointError: if none can be built.
     """
-    model = _of_shapes(lambda: nnx.merge(*_traced_model(config, jnp.dtype(dtype))))
+    # Without a copy all models of a configuration would be made of the same variables.
+    model = _of_shapes(lambda: nnx.merge(*_traced_model(config, jnp.dtype(dtype)), copy=True))
     return model if refiner is None else model.with_refiner(_abstract_refiner(refiner, config, dtype))
 
 

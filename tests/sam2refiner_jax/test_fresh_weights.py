@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 from small import SMALL
 
-from sam2refiner_jax import build_model
+from sam2refiner_jax import build_model, load_model, save_model
 from sam2refiner_jax.checkpoints import weights_of
 
 
@@ -67,3 +67,17 @@ def test_a_refiner_does_not_repeat_the_bases_numbers(model):
     base = [w for w in flat(model.with_refiner(None)).values() if w.shape == refiner.shape]
     assert base
     assert all(np.abs(refiner - w).max() > 0.01 for w in base)
+
+
+def test_models_of_one_configuration_have_weights_of_their_own(model, tmp_path):
+    save_model(model, tmp_path / "first")
+    save_model(build_model(SMALL.name, seed=1), tmp_path / "second")
+    wanted = flat(model)
+    first = load_model(tmp_path / "first")
+    plain = first.with_refiner(None)
+    second = load_model(tmp_path / "second")
+    assert not np.array_equal(flat(second)["no_mem_embed"], wanted["no_mem_embed"])
+    for path, weight in flat(first).items():
+        np.testing.assert_array_equal(weight, wanted[path], err_msg=path)
+    plain.no_mem_embed.set_value(2 * plain.no_mem_embed[...])
+    np.testing.assert_array_equal(first.no_mem_embed[...], wanted["no_mem_embed"])
