@@ -85,7 +85,7 @@ class SAM2(nnx.Module):
         return tuple(part for part in MEMORY_PARTS if part in self.provenance.untrained)
 
     def with_refiner(self, refiner: Refiner | None) -> "SAM2":
-        """The same model with another refiner or with none; the arrays are shared until one of the two is given others."""
+        """The same model with another refiner or with none; arrays are shared until one of the two is given others."""
         other = nnx.merge(*nnx.split(self), copy=True)
         other.refiner = nnx.data(refiner and in_part("refiner", refiner))
         return other
