@@ -8,6 +8,10 @@ TORCH := torch==2.13.0
 SAM2 := sam2==1.1.0
 VOS_BENCHMARK := vos-benchmark==0.1.0
 
+# Python keeps what it compiles of the packages for all processes that come, of which the tests start many, also where the
+# environment (an image of a container, say) tells it not to: that is half of a process's start.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test lint docs benchmark benchmark-gpu clean
 
 demo: $(VENV)/.demo

@@ -41,6 +41,7 @@ _PHOTOS = {
 }
 _VIDEOS = {
     "memory_dim": "memory_encoder_output_channels",
+    "memory_layers": "memory_attention_num_layers",
     "num_maskmem": "num_maskmem",
     "max_obj_ptrs_in_encoder": "max_object_pointers_in_encoder",
     "no_obj_embed_spatial": "enable_occlusion_spatial_embedding",
@@ -245,7 +246,6 @@ def _of_videos(config: SAM2Config) -> dict[str, Any]:
         "multimask_output_for_tracking": True,
         "max_cond_frame_num": -1,
         "memory_attention_hidden_size": dim,
-        "memory_attention_num_layers": 4,
         "memory_attention_num_attention_heads": 1,
         "memory_attention_downsample_rate": 1,
         "memory_attention_feed_forward_hidden_size": config.mlp_dim,

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, UInt8
 
 from ..checkpoints import weights_checksum
+from ..flat_model import flat_model
 from ..image.canvas import Fit, canvas_of
 from ..image.encoding import PhotoFeatures, encode_photos, prepare_photo
 from ..image.postprocess import resize_masks
@@ -86,7 +87,7 @@ class JaxSegmenter:
         images = self._filled_up([photo.input for photo in prepared])
         views = [photo.views for photo in prepared if photo.views is not None]
         seen = self._filled_up(views) if views else None
-        features = _encode(self._model, self._on_devices(images), self._on_devices(seen), self._mesh)
+        features = _encode(flat_model(self._model), self._on_devices(images), self._on_devices(seen), self._mesh)
         return Encoded(features, [photo.size for photo in prepared])
 
     def segment(self, encoded: Encoded, prompts: Sequence[Prompt | None], kind: str) -> list[Answer | None]:
@@ -98,10 +99,10 @@ class JaxSegmenter:
         packed = self._on_devices(pack_prompts(read, self._model.config.mask_size, rows=len(read)))
         if kind == REFINED:
             before = self._on_devices(self._carry([None if prompt is None else prompt.carry for prompt in prompts]))
-            found = _refine(self._model, encoded.features, packed, before, self._mesh)
+            found = _refine(flat_model(self._model), encoded.features, packed, before, self._mesh)
             masks, low_res, carry = jax.device_get((found.masks[:, :1], found.low_res[:, :1], found.carry))
         else:
-            found = _decode(self._model, encoded.features, packed, self._mesh)
+            found = _decode(flat_model(self._model), encoded.features, packed, self._mesh)
             masks = low_res = jax.device_get(found.single)
             carry = ()
         return [

@@ -143,6 +143,7 @@ class SAM2Config:
         of the transformers library saves.
       memory_dim: channels of the memory features.
       mlp_dim: channels inside the MLPs of the mask decoder's transformer and of memory attention.
+      memory_layers: layers of memory attention.
       num_maskmem: memories that a frame can attend to, its prompted frame included.
       max_obj_ptrs_in_encoder: object pointers that a frame can attend to.
       memory_pooling: how a frame attends to memories of more than one frame. "none": to each place. "logits" and
@@ -162,6 +163,7 @@ class SAM2Config:
     memory: bool = True
     memory_dim: int = 64
     mlp_dim: int = 2048
+    memory_layers: int = 4
     num_maskmem: int = 7
     max_obj_ptrs_in_encoder: int = 16
     memory_pooling: str = "none"
@@ -174,6 +176,8 @@ class SAM2Config:
     def __post_init__(self):
         if self.image_size <= 0 or self.image_size % 32:
             raise ValueError(f"image_size must be a positive multiple of 32, got {self.image_size}")
+        if self.memory_layers < 1:
+            raise ValueError(f"memory_layers must be at least 1, got {self.memory_layers}")
         if self.memory_pooling not in POOLINGS:
             raise ValueError(f"memory_pooling must be one of {', '.join(POOLINGS)}, got {self.memory_pooling!r}")
 

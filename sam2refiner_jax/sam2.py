@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
@@ -23,11 +24,13 @@ from .nn.weights import in_part
 from .provenance import Provenance
 from .refiners.base import Refined, Refiner, RefinerInputs, cut_views
 
-__all__ = ["MEMORY_PARTS", "ImageFeatures", "SAM2"]
+__all__ = ["ENCODED", "MEMORY_PARTS", "ImageFeatures", "SAM2"]
 
 
 # The parts of a model that videos alone need, as its weights name them.
 MEMORY_PARTS = ("memory_attention", "memory_encoder")
+# What the encoder makes of an image and its views, by which name a policy of `jax.checkpoint` can keep it.
+ENCODED = "encoded"
 
 
 class SAM2(nnx.Module):
@@ -140,7 +143,7 @@ class SAM2(nnx.Module):
         """
         if self.refiner is None:
             return self.encode_image(images).without_stages()
-        return self.prepare(images, *self.encode_views(images, views))
+        return self.prepare(images, *checkpoint_name(self.encode_views(images, views), ENCODED))
 
     def encode_views(
         self, images: Float[Array, "b s s 3"], views: Float[Array, "b v s s 3"] | None = None

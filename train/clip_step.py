@@ -16,8 +16,9 @@ How a clip is learned (`sam2/training` in the official repository, SA-V and MOSE
 4. Each mask that was made, of every frame and after every click, has its losses (`losses.prompted_losses`). They are
    summed over frames and clicks and averaged over the objects that exist.
 
-Only the frames' features and the memory bank after each frame are kept for the backward pass; all else, the encoder
-included, is computed again (`jax.checkpoint`), so that memory grows slowly with the number of frames.
+Only the frames' features, with a refiner what it makes them of, and the memory bank after each frame are kept for the
+backward pass; all else is computed again (`jax.checkpoint`), so that memory grows slowly with the number of frames. The
+encoder is among that only where it learns.
 
 As the official training, and unlike tracking: memories of prompted frames are made of soft masks, through which
 gradients flow; an unstable single mask is not replaced; memories have the type that the model computes in.
@@ -35,7 +36,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from ..features import ImageFeatures
 from ..nn.prompt_encoder import ABSENT, NOT_A_POINT, Prompts
-from ..sam2 import SAM2
+from ..sam2 import ENCODED, SAM2
 from ..video.memory_bank import MemoryBank, ObjectFrames, Slots
 from ..video.tracking import (
     MASK_BIAS,
@@ -169,7 +170,8 @@ def _encode(model: SAM2, images: UInt8[Array, "clips frames s s 3"]) -> tuple[li
         structures.append(structure)
         return leaves
 
-    return jax.lax.map(jax.checkpoint(encode), jnp.moveaxis(images, 1, 0)), structures[0]
+    keep = jax.checkpoint_policies.save_only_these_names(ENCODED)
+    return jax.lax.map(jax.checkpoint(encode, policy=keep), jnp.moveaxis(images, 1, 0)), structures[0]
 
 
 @dataclasses.dataclass(frozen=True)

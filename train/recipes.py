@@ -155,6 +155,16 @@ register_recipe(
 )
 
 register_recipe(
+    "nano_hq_sam2",
+    "HQ-SAM 2's head of the small SAM 2, whose base is frozen: give --model.checkpoint",
+    dataclasses.replace(
+        RECIPES["nano_refiner"].config,
+        model=ModelConfig("sam2_nano", refiner=HQSAM2Config(), dtype="float32"),
+        loss=RECIPES["hqseg44k_hq"].config.loss,
+    ),
+)
+
+register_recipe(
     "nano_sam_ref",
     "SAM-REF of the small SAM 2, whose base is frozen: give --model.checkpoint",
     dataclasses.replace(

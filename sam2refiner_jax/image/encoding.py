@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..features import ImageFeatures
+from ..flat_model import flat_model
 from ..sam2 import SAM2
 from .canvas import Fit
 from .preprocess import Photo, as_rgb, preprocess_image
@@ -85,7 +86,7 @@ def encode_prepared(model: SAM2, photos: Sequence[PreparedPhoto]) -> PhotoFeatur
         batch = photos[start : start + size]
         views = [photo.views for photo in batch if photo.views is not None]
         inputs = np.stack([photo.input for photo in batch])
-        parts.append(encode_photos(model, inputs, np.stack(views) if views else None))
+        parts.append(encode_photos(flat_model(model), inputs, np.stack(views) if views else None))
         start += size
     return parts[0] if len(parts) == 1 else _joined(parts, bucket(len(photos)))
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+from ..flat_model import flat_model
 from ..nn.mask_decoder import select_single_mask
 from ..nn.prompt_encoder import LOGIT_LIMIT, Prompts
 from ..pretrained import FromPretrained
@@ -290,7 +291,7 @@ class SAM2AutomaticMaskGenerator(FromPretrained):
         """Logits and predicted IoUs of all masks at points, and the masks that were given along with them."""
         prompts = self._prompts(view, points, self.points_per_batch)
         rows = np.zeros(len(prompts.labels), np.int32)
-        masks = decode_prompts(self.model, view.features, rows, prompts)
+        masks = decode_prompts(flat_model(self.model), view.features, rows, prompts)
         found = (masks.multi, masks.multi_iou) if self.multimask_output else (masks.single, masks.single_iou)
         logits, ious = (x.reshape(-1, *x.shape[2:]) for x in found)
         if not self.use_m2m:
@@ -302,7 +303,7 @@ class SAM2AutomaticMaskGenerator(FromPretrained):
         for start in range(0, len(given), len(rows)):
             here = slice(start, start + len(rows))
             asked = Prompts(points[here], labels[here], given[here], np.ones(len(rows), bool))
-            again.append(decode_prompts(self.model, view.features, rows, asked))
+            again.append(decode_prompts(flat_model(self.model), view.features, rows, asked))
         logits = jnp.concatenate([found.single[:, 0] for found in again])
         return logits, np.concatenate([np.asarray(found.single_iou[:, 0]) for found in again]), given
 
@@ -312,7 +313,9 @@ class SAM2AutomaticMaskGenerator(FromPretrained):
         if chunk[0].given is not None:
             given = _stack([c.given for c in chunk], CHUNK)
             prompts = dataclasses.replace(prompts, mask=given, has_mask=np.ones(CHUNK, bool))
-        return _refine_chosen(self.model, view.features, prompts, np.resize([c.which for c in chunk], CHUNK))
+        return _refine_chosen(
+            flat_model(self.model), view.features, prompts, np.resize([c.which for c in chunk], CHUNK)
+        )
 
     def _prompts(self, view: View, points: Float[np.ndarray, "n 2"], rows: int) -> Prompts:
         """Points as prompts of one object each."""

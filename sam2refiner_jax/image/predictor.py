@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 from numpy.typing import ArrayLike
 
+from ..flat_model import flat_model
 from ..nn.mask_decoder import select_single_mask
 from ..nn.prompt_encoder import LOGIT_LIMIT, Prompts
 from ..pretrained import FromPretrained
@@ -304,7 +305,7 @@ class SAM2ImagePredictor(FromPretrained):
         owners = np.repeat([photo for photo, _ in prompts], [len(p) for _, p in prompts])
         photo_index[: len(owners)] = owners
         if self.model.refiner is None or refine is False:
-            masks = decode_prompts(self.model, self._photos, photo_index, packed)
+            masks = decode_prompts(flat_model(self.model), self._photos, photo_index, packed)
             chosen = (masks.multi, masks.multi, masks.multi_iou)
             if not multimask_output:
                 chosen = (masks.single, masks.single, masks.single_iou)
@@ -341,7 +342,9 @@ class SAM2ImagePredictor(FromPretrained):
             for points, labels in zip(p.points, p.labels, strict=True)
         ]
         before = self._conversation.before(asked, lambda: refiner.initial_carry(len(photo_index)))
-        refined = refine_prompts(self.model, self._photos, photo_index, packed, np.bool_(multimask), before.carry)
+        refined = refine_prompts(
+            flat_model(self.model), self._photos, photo_index, packed, np.bool_(multimask), before.carry
+        )
         self._conversation.go_on(before, asked, refined.carry)
         return refined
 

@@ -148,13 +148,13 @@ class MemoryAttention(nnx.Module):
     """Conditions a frame's stride-16 features on memory features and object pointers.
 
     Args:
-      config: the model's configuration; its `hidden_dim`, `memory_dim`, `mlp_dim` and `memory_pooling` are read.
-      num_layers: number of layers, one after the other.
+      config: the model's configuration; its `hidden_dim`, `memory_dim`, `mlp_dim`, `memory_layers` and `memory_pooling`
+        are read.
       dtype: computation type, float32 or bfloat16.
       rngs: keys of fresh weights.
     """
 
-    def __init__(self, config: SAM2Config, *, num_layers: int = 4, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, config: SAM2Config, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.layers = nnx.List(
             MemoryAttentionLayer(
                 config.hidden_dim,
@@ -164,7 +164,7 @@ class MemoryAttention(nnx.Module):
                 dtype=dtype,
                 rngs=rngs,
             )
-            for _ in range(num_layers)
+            for _ in range(config.memory_layers)
         )
         self.norm = layer_norm(config.hidden_dim, epsilon=1e-5, dtype=dtype, rngs=rngs)
 

@@ -48,8 +48,8 @@ class MaskDownSampler(nnx.Module):
 class DepthwiseConv(nnx.Module):
     """A convolution that keeps the channels apart and the map's size.
 
-    It is written as shifted multiply-adds, which XLA fuses into one loop; on CPUs that is ten times as fast as its
-    grouped convolution. On TPUs, by their compiler's estimate, it is four times as slow.
+    It is written as shifted multiply-adds, which XLA fuses into one loop for each row of the kernel; on CPUs that is
+    ten times as fast as its grouped convolution. On TPUs, by their compiler's estimate, it is four times as slow.
 
     Args:
       dim: channels.
@@ -80,13 +80,18 @@ class DepthwiseConv(nnx.Module):
         return out + bias.astype(self.dtype)
 
     def _shifted(self, x, kernel, bias):
-        kernel = kernel.astype(jnp.float32)
         side, (height, width) = kernel.shape[0], x.shape[1:3]
         padded = jnp.pad(x, ((0, 0), (side // 2, side // 2), (side // 2, side // 2), (0, 0))).astype(jnp.float32)
-        out = bias.astype(jnp.float32)
-        for i in range(side):
+
+        def add_row(out, row):
+            i, weights = row
+            shifted = jax.lax.dynamic_slice_in_dim(padded, i, height, axis=1)
             for j in range(side):
-                out = out + padded[:, i : i + height, j : j + width] * kernel[i, j, 0]
+                out = out + shifted[:, :, j : j + width] * weights[j, 0]
+            return out, None
+
+        out = jnp.broadcast_to(bias.astype(jnp.float32), x.shape)
+        out, _ = jax.lax.scan(add_row, out, (jnp.arange(side), kernel.astype(jnp.float32)))
         return out.astype(self.dtype)
 
 

@@ -1,10 +1,11 @@
 """Writing a model's programs as StableHLO by `jax.export`, with what is needed to run them."""
 
+import contextlib
 import importlib.util
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ import numpy as np
 from flax import nnx
 from jax import export
 from jax.experimental import serialize_executable
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ..atomic import new_directory
@@ -137,9 +139,22 @@ def _compiled(program: Program, weights: list[Any], numbers: dict[str, int], mes
 
     given = {name: placed(shape, dtype) for name, (shape, dtype) in program.inputs.items()}
     step = jax.jit(program.function)
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(mesh), _compiling_anew():
         compiled = step.lower([placed(x.shape, x.dtype) for x in weights], given).compile()
     return serialize_executable.serialize(compiled)[0]
+
+
+@contextlib.contextmanager
+def _compiling_anew() -> Iterator[None]:
+    """Without JAX's cache of compiled programs: what a CPU's program was read from cannot be written again."""
+    before = jax.config.read("jax_enable_compilation_cache")
+    try:
+        jax.config.update("jax_enable_compilation_cache", False)
+        compilation_cache.reset_cache()  # JAX asks once whether there is one
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()
 
 
 def _described(program: Program, exported: export.Exported) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, UInt8
 
 from ..features import ImageFeatures
+from ..flat_model import flat_model
 from ..image.prompts import bucket
 from ..nn.prompt_encoder import Prompts
 from ..sam2 import SAM2
@@ -163,13 +164,14 @@ class ClipBatch:
         where = dataclasses.replace(where, frame=index)
         bank, self._bank = self._bank, None  # whose buffers are given away
         assert bank is not None
+        model = flat_model(self._model)
         if self._mesh is None:
-            features = _encode_frames(self._model, images)
-            self._bank, tracked = track_frame(self._model, bank, features, where, active, self._origins)
+            features = _encode_frames(model, images)
+            self._bank, tracked = track_frame(model, bank, features, where, active, self._origins)
         else:
             images, where, active = self._on_devices((images, where, active))
-            features = _encode_on_devices(self._model, images, self._mesh)
-            arguments = self._model, bank, features, where, active, self._origins
+            features = _encode_on_devices(model, images, self._mesh)
+            arguments = model, bank, features, where, active, self._origins
             self._bank, tracked = _track_on_devices(*arguments, mesh=self._mesh)
         return Step(tracked, frames)
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from numpy.typing import ArrayLike
 
 from ..features import ImageFeatures
+from ..flat_model import flat_model
 from ..image.conversation import Asked, Conversation
 from ..image.postprocess import fill_holes, resize_masks
 from ..image.preprocess import Photo
@@ -250,7 +251,7 @@ class SAM2VideoPredictor(TakesExemplars, SavesStates, FromPretrained):
         asked, conversation = [Asked(0, coords, kinds)], record.conversation or Conversation()
         before = conversation.before(asked, lambda: self._first_carry(previous))
         if record.reverse is None:
-            found = _segment_prompted(self.model, features, np.zeros(1, np.int32), prompts, before.carry)
+            found = _segment_prompted(flat_model(self.model), features, np.zeros(1, np.int32), prompts, before.carry)
         else:
             if not history.is_known:
                 raise RuntimeError(
@@ -259,7 +260,7 @@ class SAM2VideoPredictor(TakesExemplars, SavesStates, FromPretrained):
                 )
             bank = self._bank([history], frame_idx, record.reverse)
             where = self._object_frames(state, 1, frame_idx, record.reverse)
-            found = _segment_tracked(self.model, features, bank, where, prompts, carry=before.carry)
+            found = _segment_tracked(flat_model(self.model), features, bank, where, prompts, carry=before.carry)
         history.keep(frame_idx, record, self._to_host(found, 1)[0], is_prompt)
         record.points, record.mask = (coords, kinds), None
         conversation.go_on(before, asked, found.carry)
@@ -296,7 +297,7 @@ class SAM2VideoPredictor(TakesExemplars, SavesStates, FromPretrained):
         record = history.on(frame_idx)
         is_prompt = record.reverse is None or self.add_all_frames_to_correct_as_cond
         features = self._features(state, frame_idx)
-        found = _segment_mask_prompt(self.model, features, np.zeros(1, np.int32), resized[None])
+        found = _segment_mask_prompt(flat_model(self.model), features, np.zeros(1, np.int32), resized[None])
         history.keep(frame_idx, record, self._to_host(found, 1)[0], is_prompt)
         record.points, record.mask, record.conversation = None, resized, None
         state.objects.setdefault(obj_id, history)
@@ -370,7 +371,7 @@ class SAM2VideoPredictor(TakesExemplars, SavesStates, FromPretrained):
                 features = self._features(state, frame_idx, image)
                 where = self._object_frames(state, rows, frame_idx, reverse)
                 state.going_on = None  # whose buffers are used again
-                bank, tracked = track_frame(self.model, bank, features, where, active, origins)
+                bank, tracked = track_frame(flat_model(self.model), bank, features, where, active, origins)
                 state.store_old()  # while the device computes
                 snapshots = take_snapshots(bank, len(way.objects))
                 way.record(frame_idx, active, tracked.segmentation, tracked.memory, snapshots)
@@ -606,7 +607,7 @@ class SAM2VideoPredictor(TakesExemplars, SavesStates, FromPretrained):
         """The frame's features; those of the last frame are kept, for several prompts on it."""
         if state.features is None or state.features[0] != frame_idx:
             image = state.frames[frame_idx] if image is None else image
-            state.features = frame_idx, _encode_frames(self.model, image[None])
+            state.features = frame_idx, _encode_frames(flat_model(self.model), image[None])
         return state.features[1]
 
     def _object_frames(self, state: InferenceState, rows: int, frame_idx: int, reverse: bool) -> ObjectFrames:
@@ -644,12 +645,14 @@ class SAM2VideoPredictor(TakesExemplars, SavesStates, FromPretrained):
             np.full(1, result.predicted_iou, np.float32),
             None if result.refined is None else result.refined[None].astype(np.float32),
         )
-        return np.array(_encode_prompted(self.model, features, found)[0].astype(self.memory_dtype))
+        return np.array(_encode_prompted(flat_model(self.model), features, found)[0].astype(self.memory_dtype))
 
     def _exemplar_of(self, frame: UInt8[np.ndarray, "s s 3"], mask: np.ndarray) -> Exemplar:
-        features = _encode_frames(self.model, frame[None])
+        features = _encode_frames(flat_model(self.model), frame[None])
         resized = _resize_mask(mask, self.model.config.image_size)
-        found = self._to_host(_segment_mask_prompt(self.model, features, np.zeros(1, np.int32), resized[None]), 1)[0]
+        found = self._to_host(
+            _segment_mask_prompt(flat_model(self.model), features, np.zeros(1, np.int32), resized[None]), 1
+        )[0]
         return Exemplar(self._memory_of(found, features), found.pointer, found.object_score_logit)
 
     def _to_host(

@@ -161,6 +161,7 @@ def build_reference(config: SAM2Config, *, video: bool = False) -> nn.Module:
         video=video,
         image_size=config.image_size,
         use_high_res_features_in_sam=False,
+        **{"memory_attention.num_layers": config.memory_layers},
     )
     model.image_encoder = Encoder(config)
     if config.memory_pooling != "none":

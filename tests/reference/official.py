@@ -18,6 +18,7 @@ from sam2refiner_jax.convert.naming import official_key, our_layout, torch_axes
 
 # All kinds of block that a trunk has: the first of a stage and others, within windows and over the whole map.
 FEW_BLOCKS = {"stages": (1, 2, 3, 1), "global_att_blocks": (4,)}
+FEW_LAYERS = 2
 PRESET_NAMES = [f"{version}_hiera_{size}" for version in ("sam2", "sam2.1") for size in ("t", "s", "b+", "l")]
 
 
@@ -97,12 +98,14 @@ def build_official(
 ) -> torch.nn.Module:
     """The official model, or video predictor, of this name.
 
-    `few_blocks` cuts its trunk (`FEW_BLOCKS`), `vos_optimized` has the predictor's parts compiled.
+    `few_blocks` cuts its trunk (`FEW_BLOCKS`) and memory attention (`FEW_LAYERS`), `vos_optimized` has the predictor's
+    parts compiled.
     """
     from sam2.build_sam import build_sam2, build_sam2_video_predictor
 
     if few_blocks:
-        overrides |= {f"image_encoder.trunk.{key}": list(value) for key, value in FEW_BLOCKS.items()}
+        trunk = {f"image_encoder.trunk.{key}": list(value) for key, value in FEW_BLOCKS.items()}
+        overrides = {**trunk, "memory_attention.num_layers": FEW_LAYERS, **overrides}
     extra = [f"++model.{key}={value}" for key, value in overrides.items()]
     torch.manual_seed(0)
     settings = {"ckpt_path": checkpoint, "device": "cpu", "hydra_overrides_extra": extra}
@@ -178,7 +181,10 @@ def ours_like(official: torch.nn.Module, *, dtype=jnp.float32, **config_changes)
 def ours_of_few_blocks(official: torch.nn.Module, name: str, image_size: int) -> SAM2:
     """Our model with the weights of an official one that was built with `few_blocks`."""
     trunk = dataclasses.replace(PRESETS[name].trunk, **FEW_BLOCKS)
-    return ours_of(official, dataclasses.replace(PRESETS[name], trunk=trunk, image_size=image_size))
+    config = dataclasses.replace(
+        PRESETS[name], trunk=trunk, memory_layers=len(official.memory_attention.layers), image_size=image_size
+    )
+    return ours_of(official, config)
 
 
 def ours_of(official: torch.nn.Module, config: SAM2Config) -> SAM2:

@@ -11,7 +11,10 @@ from sam2refiner_jax import PRESETS, SAM2, SAM2RefinerConfig, SAMRefConfig, buil
 from sam2refiner_jax.config import HieraConfig, register_preset
 
 TRUNK = HieraConfig(embed_dim=32, stages=(1, 1, 2, 1), global_att_blocks=(3,))
-SMALL = register_preset(dataclasses.replace(PRESETS["sam2.1_hiera_t"], name="small", trunk=TRUNK, image_size=64))
+SMALL = register_preset(
+    dataclasses.replace(PRESETS["sam2.1_hiera_t"], name="small", trunk=TRUNK, image_size=64, memory_layers=1)
+)
+DEEP = register_preset(dataclasses.replace(SMALL, name="small_deep", memory_layers=4))
 RESIDUAL = SAM2RefinerConfig(residual_mask=True)
 
 
@@ -19,6 +22,12 @@ RESIDUAL = SAM2RefinerConfig(residual_mask=True)
 def small_model() -> SAM2:
     """One that takes every object for present, which fresh weights do not."""
     return _seeing_objects(build_model("small"))
+
+
+@functools.cache
+def deep_model() -> SAM2:
+    """The same with all layers of memory attention, for what depends on how much memories change."""
+    return _seeing_objects(build_model("small_deep"))
 
 
 @functools.cache

@@ -31,6 +31,7 @@ if TINY not in PRESETS:
             hidden_dim=32,
             memory_dim=8,
             mlp_dim=32,
+            memory_layers=1,
         )
     )
 # One of few weights, as each takes part in tracing and compiling the optimizer; and a part of the paper's, made small.

@@ -75,7 +75,7 @@ class Float32Memories:
 def official_and_ours_video(name: str, size: int, exact_memories: bool = False, few_blocks: bool = False):
     """Both predictors with the same random weights, for input of this size.
 
-    With `few_blocks` the trunk is cut short.
+    With `few_blocks` trunk and memory attention are cut short.
     With `exact_memories` neither rounds memory features to bfloat16, which turns differences in the last digit into
     differences of half a percent of single numbers.
     """

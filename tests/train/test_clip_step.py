@@ -16,7 +16,8 @@ from sam2refiner_jax import build_model
 from sam2refiner_jax.convert.naming import official_key, our_layout, torch_axes
 from sam2refiner_jax.nn.prompt_encoder import ABSENT, BOX_END, BOX_START, NOT_A_POINT, POSITIVE, Prompts
 from sam2refiner_jax.nn.weights import part_of
-from sam2refiner_jax.train.clip_step import ClipPart, clip_losses, clip_part, corrected_frames
+from sam2refiner_jax.refiners import SAM2RefinerConfig
+from sam2refiner_jax.train.clip_step import ClipPart, _encode, clip_losses, clip_part, corrected_frames
 from sam2refiner_jax.train.config import LossConfig, ModelConfig, PromptConfig, TrainConfig
 from sam2refiner_jax.train.prompt_sampling import prompt_keys
 
@@ -260,6 +261,22 @@ def clip_batch(clips: int, frames: int, size: int, objects: int = 2) -> dict[str
                 image[clip, frame, y : y + 24, x : x + 22] = 150 + 50 * number
                 mask[clip, frame, y : y + 24, x : x + 22, number] = 255
     return {"image": image, "mask": mask, "visible": mask.any(axis=(2, 3))}
+
+
+def test_a_frozen_encoder_runs_once_for_a_refiner_that_learns():
+    """FLOPs of the program: what is computed again for the backward pass is the refiner's part of encoding."""
+    model = build_model(TINY, refiner=SAM2RefinerConfig(True, False, block_dims=(16, 8, 8), upscale_dims=(8, 8)))
+    graph, learns, frozen = nnx.split(model, lambda path, _: path[0] == "refiner", ...)
+    images = jnp.zeros((1, 2, 64, 64, 3), jnp.uint8)
+
+    def encode(learns):
+        features, _ = _encode(nnx.merge(graph, learns, frozen), images)
+        return sum((x**2).sum() for x in features)
+
+    def flops(function) -> float:
+        return jax.jit(function).lower(learns).cost_analysis()["flops"]
+
+    assert flops(jax.grad(encode)) < 1.3 * flops(encode)
 
 
 def test_which_frames_are_corrected():

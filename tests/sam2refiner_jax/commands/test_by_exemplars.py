@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tyro
 from PIL import Image
-from small import small_model, wavering
+from small import deep_model, wavering
 from videos import disk, moving_frames, write_jpegs
 
 from sam2refiner_jax import SAM2VideoPredictor, save_model
@@ -21,7 +21,7 @@ HEIGHT, WIDTH = 90, 120
 
 @pytest.fixture(scope="module")
 def model():
-    return wavering(small_model())
+    return wavering(deep_model())
 
 
 @pytest.fixture(scope="module")

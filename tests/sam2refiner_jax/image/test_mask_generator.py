@@ -25,7 +25,8 @@ SOME |= {"box_nms_thresh": 0.95}
 
 @pytest.fixture(scope="module")
 def both():
-    official = randomise(build_official("sam2.1_hiera_t", few_blocks=True, image_size=SIZE))
+    layers = {"memory_attention.num_layers": 4}  # as many random numbers as those that the thresholds were chosen for
+    official = randomise(build_official("sam2.1_hiera_t", few_blocks=True, image_size=SIZE, **layers))
     with torch.no_grad():
         official.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.fill_(5.0)
     return official, ours_of_few_blocks(official, "sam2.1_hiera_t", SIZE)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from small import refining_model, small_model, wavering
+from small import deep_model, refining_model, small_model, wavering
 from videos import disk, moving_frames, official_and_ours_video, write_jpegs
 
 from sam2refiner_jax import SAM2VideoPredictor
@@ -22,7 +22,7 @@ def frames():
 
 @pytest.fixture(scope="module")
 def predictor():
-    return SAM2VideoPredictor(wavering(small_model()))
+    return SAM2VideoPredictor(wavering(deep_model()))
 
 
 def assert_near(found, expected):
@@ -96,7 +96,7 @@ def test_long_clips_policies_and_refiners(memory, frames):
 
 
 def test_motion_is_told_no_box_of_an_exemplar(frames):
-    predictor = SAM2VideoPredictor(wavering(small_model()), memory="motion")
+    predictor = SAM2VideoPredictor(wavering(deep_model()), memory="motion")
     state = predictor.init_state(frames[1:6])
     predictor.add_exemplar(state, frames[0], MASK, 1)
     bank = predictor._bank(list(state.objects.values()), 0, False)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from memory_rules import TreeRules
 from PIL import Image
-from small import SMALL, refining_model, small_model, wavering
+from small import SMALL, deep_model, refining_model, small_model, wavering
 from videos import disk, moving_frames
 
 from sam2refiner_jax import SAM2VideoPredictor
@@ -39,7 +39,7 @@ def frames():
 
 @pytest.fixture(scope="module")
 def model():
-    return wavering(small_model())
+    return wavering(deep_model())
 
 
 @pytest.fixture(scope="module")
