@@ -16,7 +16,7 @@ __all__ = ["FlatModel", "flat_model"]
 def flat_model(model: SAM2) -> "FlatModel":
     """What stands for a model where a compiled function is called with it; within the function it is the model itself.
 
-    A module is a tree of hundreds of modules, through which `jax.jit` goes in Python at each call: 6 ms for SAM 2.1 T
+    A module is a tree of hundreds of modules, through which `jax.jit` goes in Python at each call: 8 ms for SAM 2.1 T
     with a refiner, in which a device could have encoded a photo. This goes through it once for each model.
 
         encode_photos(flat_model(model), images)

@@ -109,7 +109,7 @@ def test_only_the_named_part_learns(run, config, batch):
 
 
 @pytest.mark.parametrize(
-    "part", ["all", *(pytest.param(part, marks=pytest.mark.slow) for part in ("decoder", "encoder", "prompt_encoder"))]
+    "part", ["decoder", *(pytest.param(part, marks=pytest.mark.slow) for part in ("all", "encoder", "prompt_encoder"))]
 )
 def test_every_weight_of_a_part_learns_in_one_step_and_no_other(part, config, batch):
     """With every kind of prompt; without a loss of theirs, the heads that say how good a mask is do not even decay."""

@@ -82,7 +82,7 @@ def test_any_frame_can_be_the_last_before_a_save(memory, predictor, frames, tmp_
         state.notes = {"done": done}
         path = tmp_path / f"{done}.npz"
         predictor.save_state(state, path)
-        if done in (2, 3, 6, 7, 9):
+        if done in (2, 6, 9):
             loaded = predictor.load_state(path, frames)
             assert loaded.notes == read_notes(path) == {"done": done}
             assert_same(list(go_on(predictor, loaded)), expected[done:])
