@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from .blocks import from_blocks
+from .convolution import convolve
 from .initializers import fan_in_uniform, normal
 from .weights import BIAS, KERNEL
 
@@ -105,6 +106,7 @@ def conv(
         kernel_init=nnx.with_metadata(fan_in_uniform(), **KERNEL, layout="hwio->oihw"),
         bias_init=ZEROS,
         dtype=dtype,
+        conv_general_dilated=convolve,
         rngs=rngs,
     )
 

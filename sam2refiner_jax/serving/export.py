@@ -147,7 +147,7 @@ def _compiled(program: Program, weights: list[Any], numbers: dict[str, int], mes
 @contextlib.contextmanager
 def _compiling_anew() -> Iterator[None]:
     """Without JAX's cache of compiled programs: what a CPU's program was read from cannot be written again."""
-    before = jax.config.read("jax_enable_compilation_cache")
+    before = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
     try:
         jax.config.update("jax_enable_compilation_cache", False)
         compilation_cache.reset_cache()  # JAX asks once whether there is one
