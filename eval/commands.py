@@ -211,6 +211,7 @@ def ablation(
     checkpoint: str = DEFAULT_CHECKPOINT,
     output: Path = Path("out/ablation"),
     limit: int | None = None,
+    image_size: int | None = None,
     dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> None:
     """Evaluate Localization Augment, Prompt Retargeting and Mask Refinement in all combinations, by boxes.
@@ -225,13 +226,14 @@ def ablation(
       checkpoint: Of the model they belong to: a directory, an official .pt or .safetensors, or a Hugging Face id.
       output: The folder for the results.
       limit: Evaluate only the first so many items of each set.
+      image_size: Side of the model's square input, a multiple of 32; the checkpoint's own unless given.
       dtype: Computation type; bfloat16 is the fast mode on GPUs and TPUs.
     """
     settings = ImageSettings(limit=limit)
     benchmarks = open_benchmarks(sets)
     found = find_refiners(refiners)
     summaries, left_out = _evaluate_models(
-        lambda: models_of(load_model(checkpoint, dtype=dtype).with_refiner(None), found),
+        lambda: models_of(load_model(checkpoint, image_size=image_size, dtype=dtype).with_refiner(None), found),
         benchmarks,
         settings,
         output,

@@ -195,6 +195,8 @@ def test_ablation(pairs, checkpoint, tmp_path, capsys):
     assert rows[2] == "|  | yes |  | - | - |"
     assert rows[5] == f"| yes |  | yes |{fine}| 92.7 / 88.3 |"  # a fresh refiner adds nothing to the upsampled mask
     assert len(rows) == 8
+    with pytest.raises(ValueError, match="image_size was 64 and is 96"):
+        run(ablation, f"folder:{pairs}", "--refiners", tmp_path / "refiners", *arguments, "--image-size", 96)
     (tmp_path / "refiners" / "LA").rename(tmp_path / "refiners" / "PR")
     with pytest.raises(ValueError, match=r"PR must be a refiner with PR only, it has LA"):
         run(ablation, f"folder:{pairs}", "--refiners", tmp_path / "refiners", *arguments)
