@@ -27,8 +27,9 @@ class Plan:
       shortage: what it needed then.
       chip: the chips' kind.
       chips: how many there are.
-      batch_size: images a step.
+      batch_size: images a step, or clips.
       steps: steps of the run.
+      unit: what a batch is of, "image" or "clip".
     """
 
     cost: CompiledCost | None
@@ -37,9 +38,10 @@ class Plan:
     chips: int
     batch_size: int
     steps: int
+    unit: str = "image"
 
     @property
-    def images_per_chip(self) -> float:
+    def per_chip(self) -> float:
         return self.batch_size / self.chips
 
     @property
@@ -49,7 +51,7 @@ class Plan:
 
     def report(self, lines: int = 10) -> str:
         """The plan in words and figures, with so many of the step's costliest lines of source."""
-        head = f"{self.chips} x {self.chip.name}, {self.batch_size} images a step, {self.images_per_chip:g} a chip"
+        head = f"{self.chips} x {self.chip.name}, {self.batch_size} {self.unit}s a step, {self.per_chip:g} a chip"
         if self.cost is None:
             assert self.shortage is not None
             needed, available = (x / 2**30 for x in (self.shortage.needed, self.shortage.available))
@@ -57,14 +59,14 @@ class Plan:
                 f"{head}\nDOES NOT FIT: a chip would need {needed:.2f} GiB of the {available:.2f} GiB that a program "
                 "can have. Try a smaller batch_size, more accumulate, or more model_parallel."
             )
-        traffic = self.cost.off_chip_bytes / self.images_per_chip / 1e9
-        rate = self.images_per_chip / self.cost.roofline_seconds
+        traffic = self.cost.off_chip_bytes / self.per_chip / 1e9
+        rate = self.per_chip / self.cost.roofline_seconds
         return "\n".join(
             [
                 head,
                 self.cost.table(),
-                f"memory traffic per image {traffic:.1f} GB",
-                f"at best {rate:.1f} images a second and chip; {self.steps} steps take {self.hours:.1f} hours, "
+                f"memory traffic per {self.unit} {traffic:.1f} GB",
+                f"at best {rate:.1f} {self.unit}s a second and chip; {self.steps} steps take {self.hours:.1f} hours, "
                 f"{self.hours * self.chips:.0f} chip-hours",
                 *describe_costliest(self.cost.operations, lines),
             ]
@@ -92,7 +94,9 @@ def plan_run(config: TrainConfig, topology: str, *, chip: str = "v5e") -> Plan:
     check_batch(config, mesh, "chips")
     steps = config.total_steps()
     cost, shortage = cost_or_shortage(lower_step(config, steps, mesh), kind)
-    return Plan(cost, shortage, kind, mesh.size, config.batch_size, steps)
+    return Plan(
+        cost, shortage, kind, mesh.size, config.batch_size, steps, "clip" if config.data.frames > 1 else "image"
+    )
 
 
 def _local_devices(topology: str) -> list[Any]:

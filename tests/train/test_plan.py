@@ -30,7 +30,7 @@ def test_a_plan_adds_up(config):
     plan = plan_run(config, "cpu:1", chip="v6e")
     cost = plan.cost
     assert cost is not None
-    assert (plan.chips, plan.batch_size, plan.steps, plan.images_per_chip) == (1, 8, 6, 8.0)
+    assert (plan.chips, plan.batch_size, plan.steps, plan.per_chip) == (1, 8, 6, 8.0)
     assert cost.fits
     # Two moments and a copy of what learns, which is given back in place, and the frozen
     # weights but those of the memory, which images do not need.
@@ -41,7 +41,10 @@ def test_a_plan_adds_up(config):
     assert abs(cost.memory.arguments - (3 * learning + rest + batch)) < 0.02 * cost.memory.arguments
     assert cost.memory.aliased >= 3 * learning
     assert plan.hours == pytest.approx(6 * cost.roofline_seconds / 3600)
-    assert "fits" in plan.report()
+    report = plan.report()
+    assert "fits" in report
+    assert "8 images a step" in report
+    assert "8 clips a step" in dataclasses.replace(plan, unit="clip").report()
 
 
 def test_the_step_has_no_backward_of_the_encoder(config):
