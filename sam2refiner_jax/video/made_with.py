@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..checkpoints import weights_checksum
+from ..config import SAM2Config
 from ..sam2 import SAM2
 from ..settings import setting_differences
 
@@ -27,9 +28,17 @@ def model_facts(model: SAM2, memory_dtype: np.dtype) -> dict[str, Any]:
 
 def check_same_model(path: str | os.PathLike[str], earlier: dict[str, Any], now: dict[str, Any]) -> None:
     """Raises a ValueError that names the settings in which a file's predictor and this one differ."""
-    differences = setting_differences(earlier, _plain(now))
+    differences = setting_differences(_with_later_fields(earlier), _plain(now))
     if differences:
         raise ValueError(f"{path} was made with other settings: {'; '.join(differences)}")
+
+
+def _with_later_fields(facts: dict[str, Any]) -> dict[str, Any]:
+    """The facts of an earlier version: fields of a model's configuration that came later have their defaults."""
+    try:
+        return facts | {"model": _plain(SAM2Config.from_dict(facts["model"]).to_dict())}
+    except (KeyError, TypeError, ValueError):  # of a later version, or damaged: it differs, or is refused elsewhere
+        return facts
 
 
 def id_to_save(obj_id: Any) -> str | int:

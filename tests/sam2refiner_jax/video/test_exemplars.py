@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from small import deep_model, refining_model, small_model, wavering
+from small import deep_model, refining_model, wavering
 from videos import disk, moving_frames, official_and_ours_video, write_jpegs
 
 from sam2refiner_jax import SAM2VideoPredictor
@@ -140,7 +140,7 @@ def test_saved_and_loaded(predictor, frames, tmp_path):
         predictor.save_exemplars(exemplars, path)
     with pytest.raises(ValueError, match="at least one exemplar, got none"):
         predictor.save_exemplars({}, tmp_path / "none.npz")
-    other = SAM2VideoPredictor(small_model())
+    other = SAM2VideoPredictor(deep_model())
     with pytest.raises(ValueError, match=r"disk\.npz was made with other settings: weights was"):
         other.load_exemplars(path)
     predictor.save_state(state, tmp_path / "state.npz")

@@ -1,16 +1,18 @@
 """States in files: what goes on from one has the bits of what was never stopped."""
 
 import dataclasses
+import json
 import zipfile
 
 import jax
 import numpy as np
 import pytest
-from small import refining_model, sam_ref_model, small_model, wavering
+from small import deep_model, refining_model, sam_ref_model, small_model, wavering
 from videos import disk, moving_frames
 
 from sam2refiner_jax import SAM2VideoPredictor
 from sam2refiner_jax.video.array_archive import ArchiveError, ArrayArchive, save_archive
+from sam2refiner_jax.video.made_with import check_same_model, model_facts
 from sam2refiner_jax.video.policies import Motion, Quality, Tree
 from sam2refiner_jax.video.saved_state import read_notes
 
@@ -218,3 +220,14 @@ def test_archives_keep_every_bit(tmp_path):
         with pytest.raises(ArchiveError, match=r"x\.npz is a damaged test: missing"):
             archive["missing"]
     assert not [p for p in tmp_path.iterdir() if p.name != "x.npz"]
+
+
+def test_what_was_saved_before_a_field_was_there_is_read():
+    """A model's configuration had its defaults then."""
+    facts = json.loads(json.dumps(model_facts(deep_model(), np.dtype("float32"))))
+    del facts["model"]["memory_layers"]
+    check_same_model("earlier.npz", facts, model_facts(deep_model(), np.dtype("float32")))
+    with pytest.raises(
+        ValueError, match=r"earlier\.npz was made with .*model\.memory_layers was 4 and is 1; weights was"
+    ):
+        check_same_model("earlier.npz", facts, model_facts(small_model(), np.dtype("float32")))
