@@ -1,6 +1,8 @@
 """Gradients of a convolution, in the body of a loop and outside: JAX's own beside those of `nn.convolution`.
 
-python benchmarks/convolution.py
+    python benchmarks/convolution.py
+
+The layers are of the refiner of `nano` at 256 pixels.
 """
 
 import time
@@ -11,7 +13,7 @@ import numpy as np
 
 from sam2refiner_jax.nn.convolution import convolve
 
-# Maps, height, width and channels of a layer of the refiner of `nano` at 256 pixels, and channels that come out.
+# Maps, height, width and channels of a layer, and channels that come out.
 SHAPES = [((2, 64, 64, 64), 32), ((2, 32, 32, 96), 64)]
 STRIDES, PADDING, LAYOUT = (1, 1), [(1, 1), (1, 1)], ("NHWC", "HWIO", "NHWC")
 ROUNDS = 3

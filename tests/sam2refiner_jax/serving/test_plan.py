@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 import pytest
-import small  # noqa: F401  (the preset of that name)
+from small import SMALL
 
 pytest.importorskip("libtpu")
 
@@ -17,7 +17,7 @@ from sam2refiner_jax.serving.plan import PlannedProgram, model_to_plan, plan_eve
 
 @pytest.fixture(scope="module")
 def model():
-    return model_to_plan("small", image_size=256)
+    return model_to_plan(SMALL.name, image_size=256)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def tracked(model):
 
 
 def test_a_model_to_plan_is_stored_as_a_loaded_one(model):
-    made = build_model("small", image_size=256)
+    made = build_model(SMALL.name, image_size=256)
     shapes = [x.shape for x in jax.tree.leaves(made)]
     assert [x.shape for x in jax.tree.leaves(model)] == shapes
     assert {str(x.dtype) for x in jax.tree.leaves(model)} == {"bfloat16", "float32"}
