@@ -45,18 +45,20 @@ def mask_loss(logits: Float[Array, "*b h w"], truth: Float[Array, "*b h2 w2"]) -
     return binary_cross_entropy(logits, truth) + dice_loss(logits, truth)
 
 
-# Of the focal loss, as in SAM and SAM 2.
-FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
+# Of the focal loss, as in SAM and SAM 2; its gamma is 2.
+FOCAL_ALPHA = 0.25
 
 
 def focal_loss(logits: Float[Array, "*b h w"], truth: Float[Array, "*b h w"]) -> Float[Array, "*b"]:
     """Mean over the pixels of each mask; `truth` is coverage in [0, 1].
 
-    Optax's takes a logarithm of 1 - truth. Compiled into one with the division of what is stored by 255, this can come
-    out below zero for whole coverage, and all of a sure mask's gradient as NaN: hence the bounds.
+    Without the logarithms of probabilities that Optax's takes for the sake of any gamma: those keep TPUs from computing
+    it in one pass, and have no gradient where a whole coverage is off by a rounding error.
     """
-    bounded = jnp.clip(truth, 0, 1)
-    return optax.sigmoid_focal_loss(logits, bounded, alpha=FOCAL_ALPHA, gamma=FOCAL_GAMMA).mean(axis=(-2, -1))
+    wrong = jax.nn.sigmoid(logits) * (1 - truth) + jax.nn.sigmoid(-logits) * truth
+    balance = FOCAL_ALPHA * truth + (1 - FOCAL_ALPHA) * (1 - truth)
+    each = balance * jnp.square(wrong) * optax.sigmoid_binary_cross_entropy(logits, truth)
+    return each.mean(axis=(-2, -1))
 
 
 # Of PointRend's sampling: random points for each that is wanted, and the share that is chosen for uncertainty.
@@ -122,7 +124,7 @@ def coarse_losses(
     The logits are upsampled to the truth, so that the mask learns where edges lie between its pixels.
     """
     size = truth.shape[-2:]
-    masks = resize_bilinear(output.masks.transpose(0, 2, 3, 1), size).transpose(0, 3, 1, 2)
+    masks = _enlarged(output.masks, size)
     each = mask_loss(masks, jnp.broadcast_to(truth[:, None], masks.shape))
     parts = {"coarse": config.coarse * (each[:, 0] + each[:, 1:].min(axis=1)).mean()}
     if config.iou:
@@ -159,7 +161,7 @@ def prompted_losses(
     size = truth.shape[-2:]
     scores = output.object_score_logits[:, 0]
     masks = jnp.where((scores > 0)[:, None, None, None], output.masks, NO_OBJECT_SCORE)
-    masks = resize_bilinear(masks.transpose(0, 2, 3, 1), size).transpose(0, 3, 1, 2)
+    masks = _enlarged(masks, size)
     truths = jnp.broadcast_to(truth[:, None], masks.shape)
     asked = jnp.where(multimask[:, None], jnp.array([False, True, True, True]), jnp.array([True, False, False, False]))
     focal = focal_loss(masks, truths)
@@ -178,6 +180,12 @@ def prompted_losses(
         there = visible.astype(jnp.float32)
         parts["object_score"] = config.object_score * optax.sigmoid_binary_cross_entropy(scores, there)
     return parts
+
+
+def _enlarged(masks: Float[Array, "b m h w"], size: tuple[int, int]) -> Float[Array, "b m h2 w2"]:
+    """Each mask as an image of its own: as channels of one they would lie apart in memory."""
+    b, m, h, w = masks.shape
+    return resize_bilinear(masks.reshape(b * m, h, w, 1), size).reshape(b, m, *size)
 
 
 def mask_iou(logits: Float[Array, "*b h w"], truth: Float[Array, "*#b h w"]) -> Float[Array, "*b"]:

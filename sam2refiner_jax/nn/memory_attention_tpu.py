@@ -2,7 +2,8 @@
 
 Keys are made of a memory where they are used: the projection of 64 channels costs less than reading 256. Logits of a
 block of queries and keys stay on the chip, with the highest so far and sums relative to it (the online softmax of
-https://arxiv.org/abs/2205.14135). Maps that do not exist are neither read nor computed with.
+https://arxiv.org/abs/2205.14135). Maps that do not exist are neither read nor computed with. Gradients have a kernel of
+their own (`memory_gradients_tpu`), which wants the logarithm of the sum of each query's exponentials.
 
 Of several chips each runs the kernel for its own objects; see `attention_tpu`.
 """
@@ -17,7 +18,8 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
 from .attention_tpu import LANES, largest_block, product
-from .memory_averages import NO_LOGIT, Memory, average_all, keys_of
+from .memory_averages import NO_LOGIT, Memory, keys_of
+from .memory_gradients_tpu import gradients_of_maps, gradients_of_tokens
 from .per_chip import on_every_chip
 from .rotary import Rotations, project, rotate
 
@@ -28,9 +30,6 @@ __all__ = ["average", "has_blocks"]
 PART, QUERIES, KEYS = 4096, 512, 1024
 # Fast memory that the kernel may have: a half of its largest program at 1024 pixels is rotations and sums.
 VMEM_BYTES = 48 * 2**20
-# Queries whose logits the backward pass holds at a time.
-BACKWARD_QUERIES = 512
-
 Weights = tuple[Float[Array, "cm c"], Float[Array, " c"]]
 
 
@@ -67,7 +66,27 @@ def average(
 
 
 @jax.custom_vjp
-def _average(q, maps, maps_pe, exist, weight, pointers, pointers_pe, pointers_exist, kernel, bias, cos, sin):
+def _average(*arrays):
+    return _averages(*arrays, with_logarithms=False)[0]
+
+
+def _averages(
+    q,
+    maps,
+    maps_pe,
+    exist,
+    weight,
+    pointers,
+    pointers_pe,
+    pointers_exist,
+    kernel,
+    bias,
+    cos,
+    sin,
+    *,
+    with_logarithms: bool,
+):
+    """The averages, and of each query, if asked for, the logarithm of its sum of exponentials: (b, n, 1), float32."""
     dtype = q.dtype
     b, n, c = q.shape
     count, channels = maps.shape[1], maps.shape[-1]
@@ -93,8 +112,16 @@ def _average(q, maps, maps_pe, exist, weight, pointers, pointers_pe, pointers_ex
 
     tokens = pointers.shape[1]
     logits = b * n * (count * n + tokens)
+    out = [jax.ShapeDtypeStruct((b, n, channels), maps.dtype)]
+    if with_logarithms:
+        out.append(jax.ShapeDtypeStruct((b, n, 1), jnp.float32))
     return pl.pallas_call(
-        functools.partial(_attend, queries=largest_block(part, QUERIES), keys=largest_block(part, KEYS), parts=parts),
+        functools.partial(
+            _attend if with_logarithms else _attend_alone,
+            queries=largest_block(part, QUERIES),
+            keys=largest_block(part, KEYS),
+            parts=parts,
+        ),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=3,
             grid=(b, parts, count * parts),
@@ -110,7 +137,7 @@ def _average(q, maps, maps_pe, exist, weight, pointers, pointers_pe, pointers_ex
                 pl.BlockSpec((None, tokens, channels), of_object),
                 pl.BlockSpec((None, 1, tokens), of_object),
             ],
-            out_specs=pl.BlockSpec((None, part, channels), of_queries),
+            out_specs=[pl.BlockSpec((None, part, x.shape[-1]), of_queries) for x in out],
             scratch_shapes=[
                 pltpu.VMEM((part, c), dtype),
                 pltpu.VMEM((part, 1), jnp.float32),
@@ -118,7 +145,7 @@ def _average(q, maps, maps_pe, exist, weight, pointers, pointers_pe, pointers_ex
                 pltpu.VMEM((part, channels), jnp.float32),
             ],
         ),
-        out_shape=jax.ShapeDtypeStruct((b, n, channels), maps.dtype),
+        out_shape=out,
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "arbitrary", "arbitrary"), vmem_limit_bytes=VMEM_BYTES
         ),
@@ -145,24 +172,27 @@ def _average(q, maps, maps_pe, exist, weight, pointers, pointers_pe, pointers_ex
 
 
 def _average_forward(*arrays):
-    return _average(*arrays), arrays
+    averages, logarithms = _averages(*arrays, with_logarithms=True)
+    return averages, (arrays, averages, logarithms)
 
 
-def _average_backward(arrays, gradient):
+def _average_backward(residuals, gradient):
+    arrays, averages, logarithms = residuals
     q, maps, maps_pe, exist, weight, pointers, pointers_pe, pointers_exist, kernel, bias, cos, sin = arrays
 
-    def in_blocks(q, maps, maps_pe, weight, pointers, pointers_pe, kernel, bias):
+    def make_keys(maps, maps_pe, weight, pointers, pointers_pe, kernel, bias):
         memory = Memory(maps, maps_pe, exist > 0, pointers, pointers_pe, pointers_exist > 0, weight)
-        keys, pointer_keys = keys_of(memory, (kernel, bias), (cos, sin), q.dtype)
-        b, n, c = q.shape
-        size = largest_block(n, BACKWARD_QUERIES)
-        attend = jax.checkpoint(lambda block: average_all(block, keys, pointer_keys, memory))
-        out = jax.lax.map(attend, q.reshape(b, n // size, size, c).swapaxes(0, 1))
-        return out.swapaxes(0, 1).reshape(b, n, -1)
+        return keys_of(memory, (kernel, bias), (cos, sin), q.dtype)
 
-    _, pull = jax.vjp(in_blocks, q, maps, maps_pe, weight, pointers, pointers_pe, kernel, bias)
-    d_q, d_maps, d_maps_pe, d_weight, d_pointers, d_pointers_pe, d_kernel, d_bias = pull(gradient)
-    return (d_q, d_maps, d_maps_pe, None, d_weight, d_pointers, d_pointers_pe, None, d_kernel, d_bias, None, None)
+    (keys, pointer_keys), pull = jax.vjp(make_keys, maps, maps_pe, weight, pointers, pointers_pe, kernel, bias)
+    inner = (gradient.astype(jnp.float32) * averages.astype(jnp.float32)).sum(axis=-1, keepdims=True)
+    sums = jnp.concatenate([logarithms, inner], axis=-1)
+    d_q, d_keys, d_values = gradients_of_maps(q, keys, maps, exist, sums, gradient)
+    of_pointers = gradients_of_tokens(q, pointer_keys, pointers, pointers_exist > 0, sums, gradient)
+    d_maps, d_maps_pe, d_weight, d_pointers, d_pointers_pe, d_kernel, d_bias = pull((d_keys, of_pointers[1]))
+    d_q = (d_q + of_pointers[0]).astype(q.dtype)
+    d_maps, d_pointers = d_maps + d_values, d_pointers + of_pointers[2]
+    return d_q, d_maps, d_maps_pe, None, d_weight, d_pointers, d_pointers_pe, None, d_kernel, d_bias, None, None
 
 
 _average.defvjp(_average_forward, _average_backward)
@@ -172,6 +202,11 @@ def _last_existing(exist: Array) -> Array:
     """For each map the last one that exists up to it: where it does not, the map at hand is not replaced."""
     number = jnp.where(exist > 0, jnp.arange(exist.shape[1], dtype=jnp.int32), 0)
     return jax.lax.cummax(number, axis=1)
+
+
+def _attend_alone(*refs, **sizes: int) -> None:
+    """`_attend` without logarithms: its last four references are scratch."""
+    _attend(*refs[:-4], None, *refs[-4:], **sizes)
 
 
 def _attend(
@@ -189,6 +224,7 @@ def _attend(
     pointers_ref,
     pointers_exist_ref,
     out_ref,
+    logarithm_ref,
     map_keys_ref,
     highest_ref,
     total_ref,
@@ -257,8 +293,10 @@ def _attend(
     def finish():
         def divide(index, carry):
             rows = block_of(index, queries)
-            total = total_ref[rows, :]
-            out_ref[rows, :] = (sum_ref[rows, :] / jnp.where(total > 0, total, 1.0)).astype(out_ref.dtype)
+            total = jnp.where(total_ref[rows, :] > 0, total_ref[rows, :], 1.0)
+            out_ref[rows, :] = (sum_ref[rows, :] / total).astype(out_ref.dtype)
+            if logarithm_ref is not None:
+                logarithm_ref[rows, :] = highest_ref[rows, :] + jnp.log(total)
             return carry
 
         jax.lax.fori_loop(0, part // queries, divide, 0)

@@ -63,8 +63,10 @@ def test_gradients_of_sure_masks_are_finite_where_coverage_is_divided_in_the_sam
     p = x.sigmoid()
     entropy = torch.nn.functional.binary_cross_entropy_with_logits(x, t, reduction="none")
     wrong = 1 - (p * t + (1 - p) * (1 - t))
-    ((0.25 * t + 0.75 * (1 - t)) * wrong**2 * entropy).mean().backward()
-    gradient = jax.jit(jax.grad(lambda x, stored: focal_loss(x, stored / 255).mean()))(logits, stored)
+    expected = ((0.25 * t + 0.75 * (1 - t)) * wrong**2 * entropy).mean()
+    expected.backward()
+    value, gradient = jax.jit(jax.value_and_grad(lambda x, stored: focal_loss(x, stored / 255).mean()))(logits, stored)
+    np.testing.assert_allclose(value, expected.detach(), rtol=1e-5)
     np.testing.assert_allclose(gradient, x.grad, rtol=1e-4, atol=1e-9)
 
 

@@ -1,7 +1,6 @@
 """The TPU's kernel for attention to memories, interpreted, against the plain form."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +9,7 @@ import pytest
 from jax.experimental.pallas import tpu as pltpu
 from official import relative_error
 
-from sam2refiner_jax.nn import memory_attention_tpu
+from sam2refiner_jax.nn import memory_attention_tpu, memory_gradients_tpu
 from sam2refiner_jax.nn.memory_attention import form_of
 from sam2refiner_jax.nn.memory_averages import Memory, average_at_once
 from sam2refiner_jax.nn.rotary import axial_rotations
@@ -47,8 +46,9 @@ def by_kernel(*arguments):
 
 @pytest.fixture(params=[(4096, 512, 1024), (128, 128, 128)], ids=["whole maps", "parts of maps"])
 def blocks(request, monkeypatch):
-    for name, size in zip(("PART", "QUERIES", "KEYS"), request.param, strict=True):
-        monkeypatch.setattr(memory_attention_tpu, name, size)
+    for module in (memory_attention_tpu, memory_gradients_tpu):
+        for name, size in zip(("PART", "QUERIES", "KEYS"), request.param, strict=True):
+            monkeypatch.setattr(module, name, size)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -71,19 +71,28 @@ def test_without_memories_it_is_zero():
     np.testing.assert_array_equal(by_kernel(q, nothing, *rest), 0)
 
 
-def test_gradients_equal_the_plain_form(monkeypatch):
-    monkeypatch.setattr(memory_attention_tpu, "BACKWARD_QUERIES", 128)
-    q, memory, weights, rotations = inputs(weighted=True)
+def gradients(average, dtype=jnp.float32):
+    q, memory, weights, rotations = inputs(dtype, weighted=True)
 
-    def loss(average, q, parts, weights):
-        out = average(q, dataclasses.replace(memory, **parts), weights, rotations)
+    def loss(q, parts, weights):
+        out = average(q, dataclasses.replace(memory, **parts), weights, rotations).astype(jnp.float32)
         return jnp.sum(out * jnp.cos(jnp.arange(out.size)).reshape(out.shape))
 
     learned = ("maps", "maps_pe", "pointers", "pointers_pe", "maps_weight")
     arguments = q, {name: getattr(memory, name) for name in learned}, weights
-    of = lambda average: jax.jit(jax.grad(functools.partial(loss, average), argnums=(0, 1, 2)))(*arguments)  # noqa: E731
-    expected = of(plain)
+    return jax.tree.leaves(jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(*arguments))
+
+
+def test_gradients_equal_the_plain_form(blocks):
     with pltpu.force_tpu_interpret_mode():
-        ours = of(memory_attention_tpu.average)
-    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        ours = gradients(memory_attention_tpu.average)
+    for a, b in zip(ours, gradients(plain), strict=True):
         assert relative_error(a, b) < 1e-5
+
+
+def test_gradients_in_bfloat16_are_as_near_to_float32_as_the_plain_forms():
+    with pltpu.force_tpu_interpret_mode():
+        ours = gradients(memory_attention_tpu.average, jnp.bfloat16)
+    for a, b, exact in zip(ours, gradients(plain, jnp.bfloat16), gradients(plain), strict=True):
+        error, plain_error = (relative_error(x.astype(jnp.float32), exact) for x in (a, b))
+        assert error < 1.2 * plain_error, (error, plain_error)
