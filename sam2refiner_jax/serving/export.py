@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
-import jaxlib
 import numpy as np
 from flax import nnx
 from jax import export
@@ -103,8 +102,7 @@ def export_programs(
             "weights": {key: x.dtype.name for key, x in stored.items()},
         }
         if mesh is not None:
-            versions = {"jax": jax.__version__, "jaxlib": jaxlib.__version__}
-            manifest["compiled"] = {"device": mesh.devices.flat[0].device_kind, **versions, **numbers}
+            manifest["compiled"] = {**runner.kind_of(mesh.devices.flat[0]), **numbers}
         plain: dict[str, Any] = {key: _as_plain(x) for key, x in stored.items()}
         np.savez(partial / WEIGHTS, **plain)
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")

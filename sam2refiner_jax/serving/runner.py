@@ -14,6 +14,12 @@ import numpy as np
 from jax.experimental import serialize_executable
 
 
+def kind_of(device):
+    """What compiled programs are for: a device's kind, JAX's versions and that of the device's compiler."""
+    versions = {"jax": jax.__version__, "jaxlib": jaxlib.__version__, "compiler": device.client.platform_version}
+    return {"device": device.device_kind, **versions}
+
+
 class Programs:
     """The programs in a folder, by their names in its manifest.json; each takes and gives named arrays.
 
@@ -26,8 +32,8 @@ class Programs:
         with np.load(self.folder / "weights.npz") as file:
             stored = [(file[key], dtype) for key, dtype in self.manifest["weights"].items()]
         self.weights = [jax.device_put(array.view(jax.numpy.dtype(dtype))) for array, dtype in stored]
-        here = {"device": jax.devices()[0].device_kind, "jax": jax.__version__, "jaxlib": jaxlib.__version__}
-        self.compiled = self.manifest["compiled"] if here.items() <= self.manifest.get("compiled", {}).items() else None
+        here = kind_of(jax.devices()[0]).items()
+        self.compiled = self.manifest["compiled"] if here <= self.manifest.get("compiled", {}).items() else None
 
     def __getattr__(self, name):
         if name.startswith("_") or name not in self.manifest["programs"]:

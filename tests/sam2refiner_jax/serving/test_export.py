@@ -132,7 +132,7 @@ def test_the_manifest_says_what_goes_in_and_out(folder):
     state = {name: kind for name, kind in track["inputs"].items() if name.startswith("memory")}
     assert state.items() <= track["outputs"].items()  # the bank comes out as it went in
     assert {path.suffix for path in folder.iterdir() if path.is_file()} == {".jax", ".compiled", ".json", ".npz", ".py"}
-    versions = {"jax": jax.__version__, "jaxlib": jaxlib.__version__}
+    versions = {"jax": jax.__version__, "jaxlib": jaxlib.__version__, "compiler": "cpu"}
     assert manifest["compiled"] == {"device": "cpu", **versions, "images": 1, "objects": 2}
     assert len(Path(folder / "runner.py").read_text().splitlines()) < 90
 
