@@ -3,7 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from jax.sharding import NamedSharding, PartitionSpec
 
+from sam2refiner_jax.hardware.chips import chip_mesh, chip_of
+from sam2refiner_jax.hardware.compiled_cost import analyse, compile_uncached
 from sam2refiner_jax.nn.mask_decoder import DecoderOutput
 from sam2refiner_jax.refiners.base import Refined
 from sam2refiner_jax.train.config import LossConfig
@@ -68,6 +71,16 @@ def test_gradients_of_sure_masks_are_finite_where_coverage_is_divided_in_the_sam
     value, gradient = jax.jit(jax.value_and_grad(lambda x, stored: focal_loss(x, stored / 255).mean()))(logits, stored)
     np.testing.assert_allclose(value, expected.detach(), rtol=1e-5)
     np.testing.assert_allclose(gradient, x.grad, rtol=1e-4, atol=1e-9)
+
+
+def test_a_tpu_computes_the_focal_loss_and_its_gradient_in_one_pass():
+    """It reads logits and truth and writes the gradient. Optax's focal loss moves fifteen times as much."""
+    pytest.importorskip("libtpu")
+    chip = chip_of("v5e")
+    masks = jax.ShapeDtypeStruct((4, 256, 256), jnp.float32, sharding=NamedSharding(chip_mesh(chip), PartitionSpec()))
+    step = jax.jit(jax.value_and_grad(lambda x, truth: focal_loss(x, truth).sum()))
+    cost = analyse(compile_uncached(step.lower(masks, masks)), chip)
+    assert cost.bytes_accessed < 1.5 * 3 * 4 * masks.size
 
 
 def test_a_finer_truth_is_averaged(rng):

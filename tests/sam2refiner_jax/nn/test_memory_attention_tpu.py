@@ -7,8 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import NamedSharding, PartitionSpec
 from official import relative_error
 
+from sam2refiner_jax.hardware.chips import chip_mesh, chip_of
+from sam2refiner_jax.hardware.compiled_cost import analyse, compile_uncached
 from sam2refiner_jax.nn import memory_attention_tpu, memory_gradients_tpu
 from sam2refiner_jax.nn.memory_attention import form_of
 from sam2refiner_jax.nn.memory_averages import Memory, average_at_once
@@ -96,3 +99,30 @@ def test_gradients_in_bfloat16_are_as_near_to_float32_as_the_plain_forms():
     for a, b, exact in zip(ours, gradients(plain, jnp.bfloat16), gradients(plain), strict=True):
         error, plain_error = (relative_error(x.astype(jnp.float32), exact) for x in (a, b))
         assert error < 1.2 * plain_error, (error, plain_error)
+
+
+def test_the_gradients_move_no_logits():
+    """Compiled for a chip that is not here, which the interpreter's limits are not those of."""
+    pytest.importorskip("libtpu")
+    b, maps, places, tokens, c, cm = 1, 2, 4096, 16, 256, 64
+    chip = chip_of("v5e")
+    sharding = NamedSharding(chip_mesh(chip), PartitionSpec())
+
+    def of(shape, dtype=jnp.bfloat16):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    def loss(q, maps, pointers, weights, exist):
+        memory = Memory(maps, maps, exist[0], pointers, pointers, exist[1])
+        out = memory_attention_tpu.average(q, memory, weights, axial_rotations(64, c))
+        return out.astype(jnp.float32).sum()
+
+    lowered = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3))).lower(
+        of((b, places, c)),
+        of((b, maps, places, cm)),
+        of((b, tokens, cm)),
+        (of((cm, c), jnp.float32), of((c,), jnp.float32)),
+        (of((b, maps), bool), of((b, tokens), bool)),
+    )
+    cost = analyse(compile_uncached(lowered), chip)
+    logits = 4 * b * places * (maps * places + tokens)
+    assert cost.bytes_accessed < 2 * logits
