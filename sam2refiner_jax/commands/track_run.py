@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..atomic import remove_partial_files
+from ..claims import FolderClaim
 from ..data.files import file_named
 from ..data.masks import numbers_picture
 from ..video.predictor import SAM2VideoPredictor
@@ -113,7 +114,8 @@ class VideoRun:
       legs: in which it is tracked.
 
     Raises:
-      OSError, ValueError: if the video cannot be opened, or the prompts cannot be meant on it.
+      OSError, ValueError: if the video cannot be opened, the prompts cannot be meant on it, or another process writes
+        its results.
     """
 
     def __init__(self, job: VideoJob, predictor: SAM2VideoPredictor, *, resume: bool = False):
@@ -134,8 +136,9 @@ class VideoRun:
     def _make_place(self, *, anew: bool) -> None:
         folder, shown = self.job.progress.folder, self.job.shown
         others = (folder / SCORES_FILE, folder / STATE_FILE, folder / DOCUMENT, *([shown] if shown else []))
-        remove_partial_files([*self._paths.values(), *others])
         folder.mkdir(parents=True, exist_ok=True)
+        self._claim = FolderClaim(folder)
+        remove_partial_files([*self._paths.values(), *others])
         for pattern in ("*.png", SCORES_FILE, STATE_FILE, DOCUMENT) if anew else ():
             clear_results(folder, self.job.progress.source, pattern)
 
@@ -179,3 +182,4 @@ class VideoRun:
         boxes = [box._asdict() for box in self._found]
         results = {"video": self.job.progress.source, "frames": len(self._paths), "detections": boxes}
         self.job.progress.finish(results)
+        self._claim.release()

@@ -1,5 +1,6 @@
 """`track --resume`: a run that was stopped anywhere gives the files of one that was not."""
 
+import fcntl
 import json
 import os
 import signal
@@ -141,6 +142,18 @@ def test_what_is_done_and_other_settings(clip, checkpoint, whole, tmp_path, caps
     Image.fromarray(disk(1, HEIGHT, WIDTH)).save(mask)
     with pytest.raises(ValueError, match=r"other settings: contents\..*mask\.png was '\w{8}' and is '\w{8}'"):
         run(clip, checkpoint, tmp_path, "--no-overlay", "--resume", prompts=("--mask", mask))
+
+
+def test_another_process_is_not_disturbed(clip, checkpoint, tmp_path):
+    (tmp_path / "moving").mkdir()
+    folder = os.open(tmp_path / "moving", os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        with pytest.raises(ValueError, match="moving is in use by another process"):
+            run(clip, checkpoint, tmp_path)
+    finally:
+        os.close(folder)
+    assert files_in(tmp_path) == {}
 
 
 def test_a_state_that_is_not_ours_is_not_replaced(clip, checkpoint, tmp_path):
