@@ -146,7 +146,7 @@ def clip_losses(model: SAM2, config: TrainConfig, part: ClipPart, scan: Callable
 
     bank, losses = jax.checkpoint(start)([x[0] for x in features])
     if frames == 1:
-        return losses
+        return jax.tree.map(jnp.asarray, losses)  # of masks that were given: nothing was found, and nothing computed
     corrected = part.corrected[0]
     used = jnp.cumsum(corrected)  # prompted slots after each frame
     rest = (

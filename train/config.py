@@ -92,6 +92,8 @@ class DataConfig(AugmentConfig):
         Sources that know of fewer objects in an image repeat them; in clips their places stay empty.
       frames: of each clip that is learned from; 0 learns from photos. With any, photos among the sources are clips of
         one frame, in steps of their own.
+      photos_per_clip: photos of a step of photos, for each clip of a step of clips: with as many as a clip has frames,
+        both cost about the same.
       reverse: share of the clips that are played backwards.
       workers: processes that read and augment images; 0 does it in threads of the training process.
     """
@@ -102,6 +104,7 @@ class DataConfig(AugmentConfig):
     paste: float = 0.0
     objects: int = 1
     frames: int = 0
+    photos_per_clip: int = 1
     reverse: float = 0.0
     workers: int = 0
 
@@ -111,6 +114,11 @@ class DataConfig(AugmentConfig):
             raise ValueError(f"frames must not be negative, got {self.frames}")
         if not 0 <= self.reverse <= 1:
             raise ValueError(f"reverse must be from 0 to 1, got {self.reverse}")
+        if self.photos_per_clip < 1 or (self.photos_per_clip > 1 and self.frames < 2):
+            raise ValueError(
+                f"photos_per_clip must be at least 1, and 1 unless frames is at least 2, "
+                f"got {self.photos_per_clip} with {self.frames} frames"
+            )
         if self.frames and self.paste:
             raise ValueError(f"paste must be 0 for clips, got {self.paste}")
         if self.objects < 1:

@@ -242,12 +242,13 @@ def batch_shapes(
     skeleton: Skeleton, config: TrainConfig, mesh: Mesh, frames: int | None = None
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes, types and shardings of the batch that a step takes; `frames` are of its clips, if not `data.frames`."""
-    b, s, rows = config.batch_size, skeleton.config.image_size, batch_sharding(mesh)
+    s, rows = skeleton.config.image_size, batch_sharding(mesh)
+    frames, objects = config.data.frames if frames is None else frames, config.data.objects
+    b = config.batch_size * (config.data.photos_per_clip if frames == 1 else 1)
 
     def shape(*sides: int, dtype=jnp.uint8):
         return jax.ShapeDtypeStruct((b, *sides), dtype, sharding=rows)
 
-    frames, objects = config.data.frames if frames is None else frames, config.data.objects
     if frames:
         return {
             "image": shape(frames, s, s, 3),
@@ -291,8 +292,10 @@ def make_train_step(
         return {"loss": loss, **parts}, gradients
 
     def accumulated(params, frozen, batch):
+        images = len(batch.images if isinstance(batch, ClipPart) else batch[0])
+
         def cut(x):  # Part i has images i, i + parts, ... with all their objects, so that each is on all devices.
-            objects = len(x) // config.batch_size
+            objects = len(x) // images
             parts = x.reshape(-1, config.accumulate, objects, *x.shape[1:]).swapaxes(0, 1)
             return parts.reshape(config.accumulate, -1, *x.shape[1:])
 

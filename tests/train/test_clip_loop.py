@@ -34,9 +34,9 @@ def finished(config, tmp_path_factory):
 
 @pytest.mark.slow
 def test_it_goes_on_where_it_was_stopped(config, tmp_path, monkeypatch):
-    """After a step of a clip and one of a photo."""
+    """After a step of two clips and one of four photos."""
     sources = (*config.data.sources, f"folder:{make_pairs(tmp_path / 'pairs', 6)}")
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, sources=sources))
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, sources=sources, photos_per_clip=2))
     undisturbed, workdir = tmp_path / "undisturbed", tmp_path / "run"
     train(config, undisturbed, progress=False)
     snapshots = loop.Snapshots

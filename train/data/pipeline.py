@@ -49,7 +49,8 @@ def make_batches(
       sources: each with its weight, which need not add up to anything; `open_mixture(config.sources)` opens them.
       config: how many objects an image has, what happens to it at random, and by how many workers.
       image_size: side of the images and masks in pixels.
-      batch_size: images in a global batch, of all processes together.
+      batch_size: images or clips in a global batch, of all processes together; of photos among clips there are
+        `config.photos_per_clip` times as many.
       seed: from 0 to 2**32 - 1.
       process_index: this process's number, from 0.
       process_count: the processes that share each batch.
@@ -70,12 +71,12 @@ def make_batches(
                 kind,
                 config,
                 image_size=image_size,
-                batch_size=batch_size,
+                batch_size=size,
                 seed=seed,
                 process_index=process_index,
                 process_count=process_count,
             )
-            for kind in kinds
+            for kind, size in zip(kinds, (batch_size, batch_size * config.photos_per_clip), strict=True)
         ]
         return MixedBatches(streams[0], streams[1], shares[1] / sum(shares))
     if image_size < 1 or batch_size < 1:

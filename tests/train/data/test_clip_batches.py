@@ -118,6 +118,18 @@ def test_going_on_and_sharing(workers):
         assert_equal([joined], [batch])
 
 
+def test_several_photos_for_each_clip():
+    """Each as it would be in a batch of fewer: only how many of the stream a batch has is another."""
+    sources = [(Moving(0, 8), 1.0), (Colours(100, 8), 1.0)]
+    few = [batch for batch in take(make_batches(sources, **OPTIONS), 12) if batch["image"].shape[1] == 1]
+    config = dataclasses.replace(CONFIG, photos_per_clip=3)
+    clips, photos = take(make_batches(sources, **OPTIONS | {"config": config}), 2)
+    assert [*map(len, (clips["image"], photos["image"]))] == [4, 12]
+    assert_equal([photos], [{name: np.concatenate([batch[name] for batch in few[:3]]) for name in photos}])
+    with pytest.raises(ValueError, match=r"photos_per_clip must be at least 1, and 1 unless frames .* got 2 with 0"):
+        DataConfig(photos_per_clip=2)
+
+
 def test_scenes_that_move():
     """Made the same anywhere, with what a tracker must bear: objects that leave, come back and are hidden."""
     source = open_source("procedural-clips:?size=64&length=40")
