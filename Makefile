@@ -12,6 +12,9 @@ VOS_BENCHMARK := vos-benchmark==0.1.0
 # environment (an image of a container, say) tells it not to: that is half of a process's start.
 export PYTHONDONTWRITEBYTECODE :=
 
+# The files with tests that want the code that users run.
+OPTIMISED = $(shell grep -rl --include='test_*.py' 'mark.optimised' tests)
+
 .PHONY: demo test lint docs benchmark benchmark-gpu clean
 
 demo: $(VENV)/.demo
@@ -19,7 +22,7 @@ demo: $(VENV)/.demo
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=25
-	SAM2REFINER_OPTIMISED=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m optimised --durations=5
+	SAM2REFINER_OPTIMISED=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m optimised --durations=5 $(OPTIMISED)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

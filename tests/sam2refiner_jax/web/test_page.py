@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import http.client
+import importlib.util
 import io
 import json
 import shutil
@@ -26,13 +27,12 @@ from sam2refiner_jax.image.predictor import decode_prompts, refine_prompts
 from sam2refiner_jax.web.limits import Limits
 from sam2refiner_jax.web.photo import warm_up
 
-gradio = pytest.importorskip("gradio", reason="the extra `web` is not installed")
+if importlib.util.find_spec("gradio") is None:
+    pytest.skip("the extra `web` is not installed", allow_module_level=True)
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
-
-from sam2refiner_jax.web.server import Server, listen  # noqa: E402
 
 BROWSER, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
 pytestmark = pytest.mark.skipif(
@@ -89,6 +89,8 @@ def temporary(tmp_path_factory):
 def server(outside, temporary):
     model = refining_model()
     warm_up(model)
+    from sam2refiner_jax.web.server import Server, listen  # with gradio, which takes seconds
+
     server = Server(model, listen(0), LIMITS)
     thread = threading.Thread(target=server.run)
     thread.start()
