@@ -30,8 +30,9 @@ class ModelConfig:
     Attributes:
       name: a preset, for fresh weights; ignored where a checkpoint is given.
       checkpoint: anything that `load_model` reads.
-      refiner: configuration of the refiner to train, of any registered kind; None trains without one. A checkpoint's
-        own refiner is trained on, as it is configured there, if it is of this kind, or if this is None.
+      refiner: configuration of the refiner to train, of any registered kind. A checkpoint's own refiner is trained on
+        if it is of this kind, and must have this configuration then, or if this is None. Without either there is none.
+      fresh_refiner: begin with fresh weights of the refiner even if the checkpoint has one of its kind.
       image_size: side of the model's input in pixels; the preset's or checkpoint's own unless given.
       dtype: computation type, "float32" or "bfloat16"; what is trained is stored in float32 either way.
       load: parts to take from other checkpoints of models of the same sizes, each PART=CHECKPOINT, with PART as
@@ -41,9 +42,14 @@ class ModelConfig:
     name: str = "sam2.1_hiera_l"
     checkpoint: str | None = None
     refiner: Any = dataclasses.field(default_factory=SAM2RefinerConfig)
+    fresh_refiner: bool = False
     image_size: int | None = None
     dtype: str = "bfloat16"
     load: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if self.fresh_refiner and self.refiner is None:
+            raise ValueError("fresh_refiner must be False where refiner is None, got True")
 
 
 @dataclasses.dataclass(frozen=True)

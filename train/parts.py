@@ -15,7 +15,7 @@ from ..provenance import Provenance
 from ..refiners.base import build_refiner, kind_of
 from ..sam2 import MEMORY_PARTS, SAM2
 from .clip_step import check_clip_losses
-from .config import LoraConfig, ModelConfig, OptimizerConfig, TrainConfig
+from .config import LoraConfig, ModelConfig, OptimizerConfig, TrainConfig, config_differences
 from .skeleton import Skeleton
 
 __all__ = ["PARTS", "make_skeleton", "rates_of", "starting_model"]
@@ -37,17 +37,23 @@ def starting_model(config: ModelConfig, seed: int) -> SAM2:
 
     Raises:
       CheckpointError: if the checkpoint cannot be used.
-      ValueError: on an unknown preset or refiner.
+      ValueError: on an unknown preset or refiner, or another configuration than that of the checkpoint's refiner.
     """
     if config.checkpoint is None:
         model = build_model(config.name, refiner=config.refiner, image_size=config.image_size, seed=seed)
         model.provenance = Provenance(untrained=tuple(part for part in (*PARTS, *MEMORY_PARTS) if part != "refiner"))
     else:
         model = load_model(config.checkpoint)
-        refiner = model.refiner
-        if config.refiner is not None and (refiner is None or refiner.kind != kind_of(config.refiner)):
-            refiner = build_refiner(config.refiner, model.config, rngs=nnx.Rngs(seed + 1))
-        model = model if refiner is None else model.with_refiner(refiner)
+        if config.refiner is not None:
+            if config.fresh_refiner or model.refiner is None or model.refiner.kind != kind_of(config.refiner):
+                model = model.with_refiner(build_refiner(config.refiner, model.config, rngs=nnx.Rngs(seed + 1)))
+            elif model.refiner.config != config.refiner:
+                pair = (dataclasses.asdict(x) for x in (model.refiner.config, config.refiner))
+                raise ValueError(
+                    f"model.refiner must be as in {config.checkpoint}, whose refiner is trained on: "
+                    f"{'; '.join(config_differences(*pair))}. "
+                    "None takes it as it is; model.fresh_refiner begins with another"
+                )
     for each in config.load:
         _load_part(model, each)
     return model

@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ..config import SAM2Config
+from .convolution import convolve_depthwise
 from .initializers import fan_in_uniform
 from .layers import conv, gelu, layer_norm, linear
 from .patches import embed_patches
@@ -69,15 +70,7 @@ class DepthwiseConv(nnx.Module):
         return jax.lax.platform_dependent(*arguments, tpu=self._grouped, default=self._shifted)
 
     def _grouped(self, x, kernel, bias):
-        out = jax.lax.conv_general_dilated(
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            (1, 1),
-            "SAME",
-            feature_group_count=x.shape[-1],
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-        return out + bias.astype(self.dtype)
+        return convolve_depthwise(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)
 
     def _shifted(self, x, kernel, bias):
         side, (height, width) = kernel.shape[0], x.shape[1:3]

@@ -1,5 +1,7 @@
 """SAM-REF's losses against PyTorch, SciPy and loops; and that every weight of it learns from them."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -110,6 +112,28 @@ def test_a_checkpoints_refiner_of_another_kind_is_not_trained_on(tmp_path):
         model = starting_model(ModelConfig(checkpoint=str(tmp_path / "model"), refiner=refiner), seed=0)
         assert model.refiner.kind == kind
         assert (model.refiner.config == refining_model().refiner.config) is kept
+
+
+def test_a_checkpoints_refiner_is_trained_on_as_it_is_or_another_begins(tmp_path):
+    save_model(refining_model(), tmp_path / "model")
+    there = refining_model().refiner.config
+    other = dataclasses.replace(there, mask_refinement=False)
+
+    def start(refiner, **options):
+        config = ModelConfig(checkpoint=str(tmp_path / "model"), refiner=refiner, **options)
+        return starting_model(config, seed=3).refiner
+
+    def first_weight(refiner):
+        return np.asarray(jax.tree.leaves(nnx.state(refiner, nnx.Param))[0])
+
+    with pytest.raises(ValueError, match=r"as in .*model, whose refiner .* mask_refinement: was True, is now False"):
+        start(other)
+    assert start(other, fresh_refiner=True).config == other
+    kept, fresh = start(there), start(there, fresh_refiner=True)
+    np.testing.assert_array_equal(first_weight(kept), first_weight(start(None)))
+    assert not np.array_equal(first_weight(kept), first_weight(fresh))
+    with pytest.raises(ValueError, match="fresh_refiner must be False where refiner is None"):
+        ModelConfig(refiner=None, fresh_refiner=True)
 
 
 def test_bad_losses(tmp_path):

@@ -8,6 +8,7 @@ import torch
 from flax import nnx
 from official import nchw, relative_error, to_torch
 
+from sam2refiner_jax.nn.convolution import convolve_depthwise
 from sam2refiner_jax.nn.layers import conv
 
 # Height, width, channels in and out, kernel, stride, padding.
@@ -57,3 +58,18 @@ def test_it_and_its_gradients_equal_pytorch(case, looped):
     kernel = theirs.weight.grad.permute(2, 3, 1, 0)
     assert relative_error(of_weights["kernel"][...], kernel) < 1e-5
     assert relative_error(of_weights["bias"][...], theirs.bias.grad) < 1e-5
+
+
+def test_a_depthwise_one_and_its_gradients_equal_pytorch():
+    rng = np.random.default_rng(0)
+    x, kernel, weight = (
+        jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((2, 9, 12, 5), (7, 7, 1, 5), (2, 9, 12, 5))
+    )
+    out, pull = jax.vjp(convolve_depthwise, x, kernel)
+    of_x, of_kernel = pull(weight)
+    maps, taps = (to_torch(a).requires_grad_() for a in (x, kernel.transpose(3, 0, 1, 2)))
+    theirs = torch.nn.functional.conv2d(maps, taps, padding=3, groups=5)
+    theirs.backward(to_torch(weight))
+    assert relative_error(nchw(out), theirs.detach()) < 1e-6
+    assert relative_error(nchw(of_x), maps.grad) < 1e-6
+    assert relative_error(nchw(of_kernel.transpose(3, 0, 1, 2)), taps.grad) < 1e-6
