@@ -8,6 +8,7 @@ import numpy as np
 
 from ..checkpoints import weights_checksum
 from ..config import SAM2Config
+from ..refiners.base import read_refiner_config
 from ..sam2 import SAM2
 from ..settings import setting_differences
 
@@ -34,9 +35,14 @@ def check_same_model(path: str | os.PathLike[str], earlier: dict[str, Any], now:
 
 
 def _with_later_fields(facts: dict[str, Any]) -> dict[str, Any]:
-    """The facts of an earlier version: fields of a model's configuration that came later have their defaults."""
+    """The facts of an earlier version: fields of configurations that came later have their defaults."""
     try:
-        return facts | {"model": _plain(SAM2Config.from_dict(facts["model"]).to_dict())}
+        filled = facts | {"model": SAM2Config.from_dict(facts["model"]).to_dict()}
+        if facts["refiner"] is not None:
+            values = dict(facts["refiner"])
+            kind = values.pop("kind")
+            filled["refiner"] = {"kind": kind, **dataclasses.asdict(read_refiner_config(kind, values))}
+        return _plain(filled)
     except (KeyError, TypeError, ValueError):  # of a later version, or damaged: it differs, or is refused elsewhere
         return facts
 

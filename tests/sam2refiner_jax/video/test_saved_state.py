@@ -231,3 +231,10 @@ def test_what_was_saved_before_a_field_was_there_is_read():
         ValueError, match=r"earlier\.npz was made with .*model\.memory_layers was 4 and is 1; weights was"
     ):
         check_same_model("earlier.npz", facts, model_facts(small_model(), np.dtype("float32")))
+    refining = model_facts(refining_model(), np.dtype("float32"))
+    facts = json.loads(json.dumps(refining))
+    del facts["refiner"]["click_radius"]
+    check_same_model("earlier.npz", facts, refining)
+    facts["refiner"]["retarget_heads"] = 3
+    with pytest.raises(ValueError, match=r"settings: refiner\.retarget_heads was 3 and is \d$"):
+        check_same_model("earlier.npz", facts, refining)
