@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
-from ..nn.resize import resize_bilinear
+from ..nn.resize import resize_planes
 from ..refiners.base import Blend
 from ..refiners.windows import cut
 from .losses import dice_loss
@@ -43,8 +43,8 @@ def boundary_band(truth: Bool[Array, "b n n"]) -> Bool[Array, "b n n"]:
     """Along the edge of masks: where they differ from their copy at an eighth of the size, and two pixels around."""
     side = truth.shape[-1]
     small = max(1, side // COARSENING)
-    means = resize_bilinear(truth.astype(jnp.float32)[..., None], (small, small))
-    differs = (resize_bilinear(means, (side, side))[..., 0] > 0.5) ^ truth
+    means = resize_planes(truth.astype(jnp.float32), (small, small))
+    differs = (resize_planes(means, (side, side)) > 0.5) ^ truth
     for _ in range(2):
         differs = jax.lax.reduce_window(differs, False, jax.lax.bitwise_or, (1, 3, 3), (1, 1, 1), "SAME")
     return differs

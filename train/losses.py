@@ -6,7 +6,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Key
 
 from ..nn.mask_decoder import DecoderOutput
-from ..nn.resize import resize_bilinear
+from ..nn.resize import resize_planes
 from ..refiners.base import Refined
 from ..video.tracking import NO_OBJECT_SCORE
 from .config import LossConfig
@@ -124,7 +124,7 @@ def coarse_losses(
     The logits are upsampled to the truth, so that the mask learns where edges lie between its pixels.
     """
     size = truth.shape[-2:]
-    masks = _enlarged(output.masks, size)
+    masks = resize_planes(output.masks, size)
     each = mask_loss(masks, jnp.broadcast_to(truth[:, None], masks.shape))
     parts = {"coarse": config.coarse * (each[:, 0] + each[:, 1:].min(axis=1)).mean()}
     if config.iou:
@@ -161,7 +161,7 @@ def prompted_losses(
     size = truth.shape[-2:]
     scores = output.object_score_logits[:, 0]
     masks = jnp.where((scores > 0)[:, None, None, None], output.masks, NO_OBJECT_SCORE)
-    masks = _enlarged(masks, size)
+    masks = resize_planes(masks, size)
     truths = jnp.broadcast_to(truth[:, None], masks.shape)
     asked = jnp.where(multimask[:, None], jnp.array([False, True, True, True]), jnp.array([True, False, False, False]))
     focal = focal_loss(masks, truths)
@@ -180,12 +180,6 @@ def prompted_losses(
         there = visible.astype(jnp.float32)
         parts["object_score"] = config.object_score * optax.sigmoid_binary_cross_entropy(scores, there)
     return parts
-
-
-def _enlarged(masks: Float[Array, "b m h w"], size: tuple[int, int]) -> Float[Array, "b m h2 w2"]:
-    """Each mask as an image of its own: as channels of one they would lie apart in memory."""
-    b, m, h, w = masks.shape
-    return resize_bilinear(masks.reshape(b * m, h, w, 1), size).reshape(b, m, *size)
 
 
 def mask_iou(logits: Float[Array, "*b h w"], truth: Float[Array, "*#b h w"]) -> Float[Array, "*b"]:

@@ -17,7 +17,7 @@ from ..nn.prompt_encoder import (
     POSITIVE,
     Prompts,
 )
-from ..nn.resize import resize_antialiased
+from ..nn.resize import resize_planes
 from .config import PromptConfig
 
 __all__ = [
@@ -290,7 +290,7 @@ def correct_prompts(
       shown: refined masks of any size, in which the error is looked for; by default in `logits`.
     """
     size = logits.shape[-1]
-    seen = logits if shown is None else resize_antialiased(shown[..., None], (size, size))[..., 0]
+    seen = logits if shown is None else resize_planes(shown, (size, size), antialias=True)
     truth = jax.vmap(lambda m: _shrink(m, size))(masks) > 0.5
     missed, surplus = truth & (seen <= 0), ~truth & (seen > 0)
     is_missed = missed.sum(axis=(1, 2)) >= surplus.sum(axis=(1, 2))

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, UInt8
 from ..image.preprocess import normalise
 from ..nn.mask_decoder import DecoderOutput, select_single_mask
 from ..nn.prompt_encoder import Prompts
-from ..nn.resize import resize_bilinear
+from ..nn.resize import resize_planes
 from ..refiners.base import Refined
 from ..sam2 import SAM2
 from .blend_losses import blend_losses
@@ -225,7 +225,7 @@ def predict(
         losses |= refined_losses(result, truth, loss, keys.look)
         refined = result.masks
         if refined.shape != truth.shape:
-            refined = resize_bilinear(refined[..., None], truth.shape[-2:])[..., 0]
+            refined = resize_planes(refined, truth.shape[-2:])
     return Prediction(losses, prompts, coarse, refined)
 
 
@@ -371,7 +371,7 @@ def make_eval_step(
         given = sample_prompts(keys.sample, truth, prompts, mask_size=skeleton.config.mask_size)
         model = skeleton.assemble(params, frozen)
         prediction = predict(model, exact, batch["image"], truth, given, keys)
-        coarse = resize_bilinear(prediction.coarse[..., None], truth.shape[-2:])[..., 0]
+        coarse = resize_planes(prediction.coarse, truth.shape[-2:])
         boxes = jax.vmap(bounding_box)(truth > 0.5)
         rows = {"image": batch["image"], "truth": truth, "box": boxes, "coarse": coarse}
         out = {"coarse_iou": mask_iou(coarse, truth)}

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from sam2refiner_jax import Refiner, SAM2ImagePredictor, load_model, register_refiner, save_model
 from sam2refiner_jax.nn.layers import conv
-from sam2refiner_jax.nn.resize import resize_bilinear
+from sam2refiner_jax.nn.resize import resize_planes
 from sam2refiner_jax.refiners import Refined
 from sam2refiner_jax.train.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig
 from sam2refiner_jax.train.loop import train
@@ -50,7 +50,7 @@ class ColourRefiner(Refiner):
 
     def __call__(self, inputs):
         image = inputs.prepared
-        coarse = resize_bilinear(inputs.masks[..., None], image.shape[1:3])
+        coarse = resize_planes(inputs.masks, image.shape[1:3])[..., None]
         hidden = jax.nn.gelu(self.conv(jnp.concatenate([image, coarse.astype(image.dtype)], axis=-1)))
         return Refined((coarse + self.out(hidden))[..., 0])
 

@@ -10,6 +10,7 @@ __all__ = [
     "resize_antialiased",
     "resize_bicubic",
     "resize_bilinear",
+    "resize_planes",
     "upsample_nearest_2x",
 ]
 
@@ -54,6 +55,18 @@ def resize_bicubic(x: Float[Array | np.ndarray, "b h w c"], size: tuple[int, int
 def resize_bilinear(x: Float[Array | np.ndarray, "b h w c"], size: tuple[int, int]) -> Float[Array, "b h2 w2 c"]:
     """Bilinear resize to `size` = (height, width), as `torch.nn.functional.interpolate(mode="bilinear")`."""
     return _resize(x, size, _linear_kernel, 1)
+
+
+def resize_planes(
+    x: Float[Array | np.ndarray, "*b h w"], size: tuple[int, int], *, antialias: bool = False
+) -> Float[Array, "*b h2 w2"]:
+    """`resize_bilinear`, or with `antialias` `resize_antialiased`, of masks.
+
+    As maps of one channel, TPUs may store each pixel in a register of its own.
+    """
+    matrix = antialiased_matrix if antialias else bilinear_matrix
+    rows, columns = (matrix(*sides).astype(x.dtype) for sides in zip(x.shape[-2:], size, strict=True))
+    return jnp.einsum("xw,...yw->...yx", columns, jnp.einsum("yh,...hw->...yw", rows, x))
 
 
 def bilinear_matrix(size_in: int, size_out: int) -> Float[np.ndarray, "{size_out} {size_in}"]:

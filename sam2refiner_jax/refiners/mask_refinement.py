@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from ..nn.blocks import conv3x3_from_blocks, conv3x3_to_blocks
 from ..nn.layers import UpConv2x2, conv, gelu, layer_norm
-from ..nn.resize import resize_bilinear
+from ..nn.resize import resize_bilinear, resize_planes
 from .base import Refined
 
 __all__ = ["MaskRefinement", "RefinementBlock", "UpscalingHead"]
@@ -113,7 +113,7 @@ class MaskRefinement(nnx.Module):
         x = gelu(self.up2.blocks(x) + conv3x3_to_blocks(self.image_conv, image))
         masks = conv3x3_from_blocks(self.out, x)[..., 0].astype(jnp.float32)
         if self.residual:
-            masks = masks + resize_bilinear(coarse[..., None], (masks.shape[1], masks.shape[2]))[..., 0]
+            masks = masks + resize_planes(coarse, (masks.shape[1], masks.shape[2]))
         return Refined(masks, tuple(auxiliary))
 
 

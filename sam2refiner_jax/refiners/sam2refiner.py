@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from ..config import SAM2Config
 from ..features import ImageFeatures
-from ..nn.resize import resize_bilinear
+from ..nn.resize import resize_planes
 from .base import Box, Refined, Refiner, RefinerInputs, register_refiner
 from .localization_augment import QUARTERS, LocalizationAugment
 from .mask_refinement import MaskRefinement, UpscalingHead
@@ -180,4 +180,4 @@ class SAM2Refiner(Refiner):
             return self.mask_refinement(embedding, inputs.prepared.skips, inputs.prepared.image, inputs.masks)
         masks = inputs.masks if self.head is None else self.head(embedding)
         side = 4 * masks.shape[-1]
-        return Refined(resize_bilinear(masks[..., None], (side, side))[..., 0])
+        return Refined(resize_planes(masks, (side, side)))

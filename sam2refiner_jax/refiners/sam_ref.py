@@ -18,7 +18,7 @@ from ..config import SAM2Config
 from ..features import ImageFeatures
 from ..nn.per_chip import Count
 from ..nn.prompt_encoder import BOX_END, BOX_START, NEGATIVE, POSITIVE
-from ..nn.resize import resize_antialiased, resize_bilinear
+from ..nn.resize import resize_antialiased, resize_bilinear, resize_planes
 from .base import Blend, Refined, Refiner, RefinerInputs, register_refiner
 from .fusion import FusionRefiner, blend
 from .prompt_retargeting import draw_clicks
@@ -127,7 +127,7 @@ class SAMRef(Refiner):
 
     def carry_of(self, masks: Float[Array | np.ndarray, "b _ _"]) -> Carry:
         side = self.image_size
-        return Carry(resize_bilinear(masks[..., None], (side, side))[..., 0], jnp.full(masks.shape[0], -1.0))
+        return Carry(resize_planes(masks, (side, side)), jnp.full(masks.shape[0], -1.0))
 
     def prepare(
         self, images: Float[Array, "b s s 3"], features: ImageFeatures, views: Float[Array, "b v h w c"]
@@ -141,7 +141,7 @@ class SAMRef(Refiner):
         points, labels = jnp.asarray(prompts.points), jnp.asarray(prompts.labels)
         in_whole = self._blend_whole(inputs, points, labels)
         errors = (jax.nn.sigmoid(in_whole.errors) > self.config.error_threshold).sum(axis=(1, 2)).astype(jnp.float32)
-        masks = resize_bilinear(in_whole.blended[..., None], size)[..., 0]
+        masks = resize_planes(in_whole.blended, size)
         blends: tuple[Blend, ...] = (in_whole,)
         if self.window is not None:
             windows = jax.lax.stop_gradient(self._windows(in_whole.blended, carry, points, labels))
@@ -156,7 +156,7 @@ class SAMRef(Refiner):
     def _blend_whole(self, inputs: RefinerInputs, points: Array, labels: Array) -> Blend:
         """What the global network makes of the whole image."""
         size = (self.side, self.side)
-        coarse = resize_bilinear(inputs.masks[..., None], size)[..., 0]
+        coarse = resize_planes(inputs.masks, size)
         image, features = resize_antialiased(inputs.prepared.image, size), resize_bilinear(inputs.prepared.whole, size)
         return self._blend(self.whole, image, features, coarse, points, labels)
 
@@ -240,4 +240,4 @@ class SAMRef(Refiner):
 
 
 def _shrink(logits: Float[Array, "b n n"], side: int) -> Float[Array, "b {side} {side}"]:
-    return resize_antialiased(logits[..., None], (side, side))[..., 0]
+    return resize_planes(logits, (side, side), antialias=True)

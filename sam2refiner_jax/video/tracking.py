@@ -21,7 +21,7 @@ from ..nn.mask_decoder import DecoderOutput, select_single_mask
 from ..nn.per_chip import Count
 from ..nn.positional import sine_encoding_2d
 from ..nn.prompt_encoder import ABSENT, NOT_A_POINT, Prompts
-from ..nn.resize import resize_antialiased, resize_bilinear
+from ..nn.resize import resize_planes
 from ..sam2 import SAM2
 from .memory_bank import EMPTY, MemoryBank, ObjectFrames, Slots
 from .policies import Candidates, Found
@@ -186,7 +186,7 @@ def segment_mask_prompt(
     """Takes given masks (0 or 1, at the model's input size) as the result; the decoder gives only the pointers."""
     features, masks = features.take(image), jnp.asarray(masks)
     with model.precision():
-        low_res = resize_antialiased((masks * MASK_SCALE + MASK_BIAS)[..., None], (model.config.mask_size,) * 2)
+        low_res = resize_planes(masks * MASK_SCALE + MASK_BIAS, (model.config.mask_size,) * 2, antialias=True)
         mask_prompt = model.mask_downsample(masks[..., None])[..., 0].astype(jnp.float32)
         prompts = _no_prompts(model.config, masks.shape[0])
         prompts = dataclasses.replace(prompts, mask=mask_prompt, has_mask=jnp.ones(masks.shape[0], bool))
@@ -197,7 +197,7 @@ def segment_mask_prompt(
         is_finer = model.refiner is not None and model.refiner.stride == 1
         refined = masks * MASK_SCALE + MASK_BIAS if is_finer else None
         unknown = jnp.full(masks.shape[0], jnp.nan)
-        return Segmentation(low_res[..., 0], _mark_absent(model, pointers, scores), scores, unknown, refined)
+        return Segmentation(low_res, _mark_absent(model, pointers, scores), scores, unknown, refined)
 
 
 def input_size_masks(model: SAM2, segmentation: Segmentation) -> Float[Array, "objects s s"]:
@@ -210,7 +210,7 @@ def input_size_masks(model: SAM2, segmentation: Segmentation) -> Float[Array, "o
 def upsample_masks(model: SAM2, masks: Float[Array | np.ndarray, "objects m m"]) -> Float[Array, "objects s s"]:
     """Mask logits at the model's input size."""
     with model.precision():
-        return resize_bilinear(masks[..., None], (model.config.image_size,) * 2)[..., 0]
+        return resize_planes(masks, (model.config.image_size,) * 2)
 
 
 def encode_memory(
