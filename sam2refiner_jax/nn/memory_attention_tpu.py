@@ -10,6 +10,7 @@ Of several chips each runs the kernel for its own objects; see `attention_tpu`.
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -204,9 +205,10 @@ def _last_existing(exist: Array) -> Array:
     return jax.lax.cummax(number, axis=1)
 
 
-def _attend_alone(*refs, **sizes: int) -> None:
+def _attend_alone(*refs: Any, queries: int, keys: int, parts: int) -> None:
     """`_attend` without logarithms: its last four references are scratch."""
-    _attend(*refs[:-4], None, *refs[-4:], **sizes)
+    given = [*refs[:-4], None, *refs[-4:]]
+    _attend(*given, queries=queries, keys=keys, parts=parts)
 
 
 def _attend(

@@ -103,7 +103,7 @@ def gradients_of_maps(
             jax.ShapeDtypeStruct((b, parts, *values.shape[1:]), values.dtype),
         ],
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", *["arbitrary"] * 3), vmem_limit_bytes=VMEM_BYTES
+            dimension_semantics=("parallel", "arbitrary", "arbitrary", "arbitrary"), vmem_limit_bytes=VMEM_BYTES
         ),
         cost_estimate=pl.CostEstimate(
             flops=2 * logits * (3 * c + 2 * channels),
