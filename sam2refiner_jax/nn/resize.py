@@ -60,10 +60,7 @@ def resize_bilinear(x: Float[Array | np.ndarray, "b h w c"], size: tuple[int, in
 def resize_planes(
     x: Float[Array | np.ndarray, "*b h w"], size: tuple[int, int], *, antialias: bool = False
 ) -> Float[Array, "*b h2 w2"]:
-    """`resize_bilinear`, or with `antialias` `resize_antialiased`, of masks.
-
-    As maps of one channel, TPUs may store each pixel in a register of its own.
-    """
+    """`resize_bilinear`, or with `antialias` `resize_antialiased`, of masks, which have no axis of channels."""
     matrix = antialiased_matrix if antialias else bilinear_matrix
     rows, columns = (matrix(*sides).astype(x.dtype) for sides in zip(x.shape[-2:], size, strict=True))
     return jnp.einsum("xw,...yw->...yx", columns, jnp.einsum("yh,...hw->...yw", rows, x))
