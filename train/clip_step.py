@@ -27,6 +27,7 @@ the mask that goes back in with a click is a constant; the first frame alone is 
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -337,7 +338,9 @@ class _Clip:
         multimask = jnp.ones(len(truth), bool)
         if prompts is not None:  # as `tracking` has it: of a single click, the padding point beside it
             multimask = jnp.sum(prompts.labels != ABSENT, axis=1) <= 2
-        parts = prompted_losses(found.decoded, multimask, truth, visible, config)
+        # Of every click the masks at stride 4 are kept for the backward pass, not those at the input's size.
+        measure = jax.checkpoint(functools.partial(prompted_losses, config=config))
+        parts = measure(found.decoded, multimask, truth, visible)
         if self.model.refiner is not None and config.final:
             masks = found.masks if found.refined is None else found.refined
             parts["final"] = config.final * mask_loss(jnp.asarray(masks), truth) * visible
