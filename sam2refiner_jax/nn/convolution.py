@@ -11,7 +11,6 @@ from jaxtyping import Array, Float
 __all__ = ["convolve", "convolve_depthwise"]
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
-FLOAT32: Any = {"preferred_element_type": jnp.float32}
 Pairs = tuple[tuple[int, int], tuple[int, int]]
 
 
@@ -112,10 +111,11 @@ def _depthwise_gradients(kept: Any, g: Array) -> tuple[Array, Array]:
     x, kernel = kept
     side, (height, width) = kernel.shape[0], x.shape[1:3]
     padded = jnp.pad(x, ((0, 0), (side // 2,) * 2, (side // 2,) * 2, (0, 0)))
+    multiply = functools.partial(jnp.einsum, "bhwc,bhwc->c", preferred_element_type=jnp.float32)
 
     def row_of_taps(_, i):
         rows = jax.lax.dynamic_slice_in_dim(padded, i, height, axis=1)
-        taps = [jnp.einsum("bhwc,bhwc->c", rows[:, :, j : j + width], g, **FLOAT32) for j in range(side)]
+        taps = [multiply(rows[:, :, j : j + width], g) for j in range(side)]
         return None, jnp.stack(taps)
 
     _, of_kernel = jax.lax.scan(row_of_taps, None, jnp.arange(side))

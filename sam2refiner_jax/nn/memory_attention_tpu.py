@@ -31,6 +31,7 @@ __all__ = ["average", "has_blocks"]
 PART, QUERIES, KEYS = 4096, 512, 1024
 # Fast memory that the kernel may have: a half of its largest program at 1024 pixels is rotations and sums.
 VMEM_BYTES = 48 * 2**20
+
 Weights = tuple[Float[Array, "cm c"], Float[Array, " c"]]
 
 
@@ -189,10 +190,12 @@ def _average_backward(residuals, gradient):
     inner = (gradient.astype(jnp.float32) * averages.astype(jnp.float32)).sum(axis=-1, keepdims=True)
     sums = jnp.concatenate([logarithms, inner], axis=-1)
     d_q, d_keys, d_values = gradients_of_maps(q, keys, maps, exist, sums, gradient)
-    of_pointers = gradients_of_tokens(q, pointer_keys, pointers, pointers_exist > 0, sums, gradient)
-    d_maps, d_maps_pe, d_weight, d_pointers, d_pointers_pe, d_kernel, d_bias = pull((d_keys, of_pointers[1]))
-    d_q = (d_q + of_pointers[0]).astype(q.dtype)
-    d_maps, d_pointers = d_maps + d_values, d_pointers + of_pointers[2]
+    more_of_q, d_pointer_keys, d_pointer_values = gradients_of_tokens(
+        q, pointer_keys, pointers, pointers_exist > 0, sums, gradient
+    )
+    d_maps, d_maps_pe, d_weight, d_pointers, d_pointers_pe, d_kernel, d_bias = pull((d_keys, d_pointer_keys))
+    d_q = (d_q + more_of_q).astype(q.dtype)
+    d_maps, d_pointers = d_maps + d_values, d_pointers + d_pointer_values
     return d_q, d_maps, d_maps_pe, None, d_weight, d_pointers, d_pointers_pe, None, d_kernel, d_bias, None, None
 
 
