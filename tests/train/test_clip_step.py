@@ -30,8 +30,8 @@ CONFIG = TrainConfig(
     prompts=PromptConfig(corrections=0),
 )
 # With this the score of one prompted frame is negative, and those of all others are positive.
-SCORE_BIAS = 0.27
-SCENES = (7, 10)
+SCORE_BIAS = 0.1035
+SCENES = (18, 28)
 BOX, CLICK = [[12.0, 40.0], [60.0, 90.0]], [80.0, 50.0]
 
 
