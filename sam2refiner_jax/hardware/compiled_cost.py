@@ -10,6 +10,7 @@ import jax
 from .chips import Chip
 from .hlo import Instruction, Program, bytes_of, parse_program
 from .operations import Operation, operations_of
+from .traffic import traffic
 
 __all__ = [
     "Collective",
@@ -207,9 +208,11 @@ def analyse(compiled: jax.stages.Compiled, chip: Chip) -> CompiledCost:
     rounds = {name: program.runs[name] - program.unrolled[name] for name in program.runs}
     repeated = {name: count for name, count in rounds.items() if count}
     flops = sum(count * program.matmul_flops(name) for name, count in repeated.items())
-    traffic = sum(count * program.traffic(name) for name, count in repeated.items() if name not in program.fused)
+    repeated_bytes = sum(
+        count * traffic(program, name) for name, count in repeated.items() if name not in program.fused
+    )
     stored = {name: count for name, count in program.runs.items() if name not in program.fused}
-    off_chip = sum(count * program.traffic(name, off_chip=True) for name, count in stored.items())
+    off_chip = sum(count * traffic(program, name, off_chip=True) for name, count in stored.items())
     num_chips = max(len(sharding.device_set) for sharding in jax.tree.leaves(compiled.input_shardings))
     return CompiledCost(
         chip=chip,
@@ -222,7 +225,7 @@ def analyse(compiled: jax.stages.Compiled, chip: Chip) -> CompiledCost:
             code=memory.generated_code_size_in_bytes,
         ),
         flops=counts.get("flops", 0.0) + flops,
-        bytes_accessed=counts.get("bytes accessed", 0.0) + traffic,
+        bytes_accessed=counts.get("bytes accessed", 0.0) + repeated_bytes,
         off_chip_bytes=off_chip,
         operations=tuple(operations_of(program, text, clock=chip.clock, peak_flops=chip.peak_flops)),
         collectives=collectives_of(program, num_chips),

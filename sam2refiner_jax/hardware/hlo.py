@@ -4,7 +4,7 @@ import dataclasses
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 __all__ = ["Instruction", "Program", "matmul_flops", "parse_program"]
 
@@ -19,9 +19,6 @@ CALLED = re.compile(r"\b(?:calls|body|to_apply|true_computation|false_computatio
 CALLED_LISTS = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)\}")
 NAME = re.compile(r"%([\w.\-]+)")
 TRIP_COUNT = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
-# Instructions that move nothing.
-FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all"}
-SLICES = {"slice", "dynamic-slice", "gather"}
 
 
 def shapes_in(text: str) -> list[tuple[str, tuple[int, ...]]]:
@@ -37,7 +34,12 @@ def bytes_of(text: str) -> int:
 
 def off_chip_bytes_of(text: str) -> int:
     """Bytes of the parts of a shape that lie in the chips' main memory, by the memory space that their layout names."""
-    return sum(bytes_of(part[0]) for part in PLACED.finditer(text) if ON_CHIP not in (part[3] or ""))
+    return sum(bytes_of(part) for part in parts_of(text) if ON_CHIP not in part)
+
+
+def parts_of(text: str) -> list[str]:
+    """The shapes in a shape, of which a tuple has several, with their layouts."""
+    return [part[0] for part in PLACED.finditer(text)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,37 +77,6 @@ class Program:
         """Shapes of a computation's values by name."""
         return {instruction.name: instruction.shape for instruction in self.computations[computation]}
 
-    def traffic(self, computation: str, *, off_chip: bool = False) -> int:
-        """Bytes that the instructions of a computation read and write; a fusion counts as one instruction.
-
-        With `off_chip`, buffers that the compiler placed in the chip's own memory do not count.
-        """
-        size_of = off_chip_bytes_of if off_chip else bytes_of
-        shapes = self.shapes(computation)
-        return sum(self.moved_bytes(instruction, shapes, size_of) for instruction in self.computations[computation])
-
-    def moved_bytes(
-        self, instruction: Instruction, shapes: dict[str, str], size_of: Callable[[str], int] | None = None
-    ) -> int:
-        """Bytes that one instruction reads and writes, of buffers as `size_of` counts them; all of them unless given.
-
-        `shapes` are those of its computation.
-        """
-        size_of = bytes_of if size_of is None else size_of
-        if instruction.opcode in FREE or instruction.opcode.endswith("-done"):
-            return 0
-        written = size_of(instruction.shape)
-        if instruction.opcode.endswith("-start"):
-            return written  # of operand and result together
-        operands = [shapes.get(name, "") for name in instruction.operands]
-        if instruction.opcode in SLICES:
-            return written + (bytes_of(instruction.shape) if operands and size_of(operands[0]) else 0)
-        read = [size_of(operand) for operand in operands]
-        if instruction.opcode == "fusion":
-            inside = self.computations[_called(instruction)[0]]
-            read = [_read_bytes(inside, i, size) if size else 0 for i, size in enumerate(read)]
-        return written + sum(read)
-
     def matmul_flops(self, computation: str) -> int:
         """FLOPs of the matrix products and convolutions directly in a computation."""
         shapes = self.shapes(computation)
@@ -134,7 +105,7 @@ def parse_program(text: str) -> Program:
                 trips = _trip_count(instruction, computations)
                 if trips is None and runs[name]:
                     unknown.append(instruction.name)
-            for called in _called(instruction):
+            for called in called_by(instruction):
                 runs[called] += runs[name] * (1 if trips is None else trips)
                 unrolled[called] += unrolled[name]
                 if instruction.opcode == "fusion" or name in fused:
@@ -169,20 +140,12 @@ def _instruction(line: str) -> Instruction | None:
     return Instruction(name, shape, opcode, tuple(NAME.findall(operands)), attributes)
 
 
-def _called(instruction: Instruction) -> list[str]:
+def called_by(instruction: Instruction) -> list[str]:
+    """Names of the computations that an instruction runs."""
     if instruction.opcode in ("reduce", "sort", "scatter", "map", "reduce-window", "select-and-scatter"):
         return []
     lists = CALLED_LISTS.findall(instruction.attributes)
     return CALLED.findall(instruction.attributes) + [name for names in lists for name in NAME.findall(names)]
-
-
-def _read_bytes(fused: tuple[Instruction, ...], index: int, size: int) -> int:
-    """Bytes that a fusion reads of an operand of `size` bytes: of one that it only takes slices of, the slices."""
-    parameter = next(i.name for i in fused if i.opcode == "parameter" and i.attributes == str(index))
-    users = [i for i in fused if parameter in i.operands]
-    if any(user.opcode not in SLICES or user.operands[0] != parameter for user in users):
-        return size
-    return min(size, sum(bytes_of(user.shape) for user in users))
 
 
 def _trip_count(loop: Instruction, computations: dict[str, tuple[Instruction, ...]]) -> int | None:

@@ -6,7 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import PurePath
 
-from .hlo import FREE, Instruction, Program, off_chip_bytes_of
+from .hlo import Instruction, Program, off_chip_bytes_of
+from .traffic import FREE, moved_bytes
 
 __all__ = ["Operation", "costliest", "describe_costliest", "operations_of"]
 
@@ -53,7 +54,7 @@ def operations_of(program: Program, text: str, *, clock: float, peak_flops: floa
             seconds = _seconds(instruction, clock, peak_flops)
             if instruction.opcode in FREE or seconds is None:
                 continue
-            moved = program.moved_bytes(instruction, shapes, off_chip_bytes_of)
+            moved = moved_bytes(program, instruction, shapes, off_chip_bytes_of)
             frame = SOURCE.search(instruction.attributes)
             source = sources.get(int(frame[1]), "") if frame else ""
             found.append(Operation(instruction.opcode, source, runs, runs * moved, runs * seconds))

@@ -64,6 +64,25 @@ def test_traffic_is_of_what_is_not_kept_on_the_chip():
     assert cost.bound_by == "memory traffic"
 
 
+def test_what_a_loop_keeps_moves_once():
+    """A round takes a slice of an array and writes one into another's place, forwards and for the gradient."""
+    rounds, n = 16, 2048
+    rows = described(one_chip(), (rounds, n, n))
+
+    def squares(rows):
+        return jax.lax.scan(lambda carry, row: (carry, jnp.tanh(row)), 0, rows)[1]
+
+    def gradient(rows, cotangents):
+        return jax.vjp(squares, rows)[1](cotangents)[0]
+
+    array = 2 * rounds * n * n
+    cost = analyse(compile_uncached(jax.jit(squares).lower(rows)), V5E)
+    assert cost.off_chip_bytes == pytest.approx(2 * array, rel=1e-3)  # read and written
+    # Two arrays are kept; they, the cotangents and the gradient move once more, and three may be filled with zeros.
+    cost = analyse(compile_uncached(jax.jit(gradient).lower(rows, rows)), V5E)
+    assert 7 * array <= cost.off_chip_bytes < 10.01 * array
+
+
 def test_the_compiler_estimates_and_names_lines_of_source():
     n = 4096
     a, b = (described(one_chip(), (n, n)) for _ in range(2))
