@@ -45,11 +45,13 @@ def moved_bytes(
     if opcode in FREE or opcode.endswith("-done") or ALLOCATION in instruction.attributes:
         return 0
     written = size_of(instruction.shape)
+    operands = [shapes.get(name, "") for name in instruction.operands]
+    if opcode.removesuffix("-start") in SLICES:
+        parts = parts_of(instruction.shape)  # of what is only started: the operand, the slice and a counter
+        part = parts[-2] if opcode.endswith("-start") else parts[0]
+        return size_of(part) + (bytes_of(part) if operands and size_of(operands[0]) else 0)
     if opcode.endswith("-start"):
         return written  # of operand and result together
-    operands = [shapes.get(name, "") for name in instruction.operands]
-    if opcode in SLICES:
-        return written + (bytes_of(instruction.shape) if operands and size_of(operands[0]) else 0)
     if opcode == UPDATE:
         return size_of(operands[1]) + (bytes_of(operands[1]) if written else 0)
     read = [size_of(operand) for operand in operands]
