@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, UInt8
 
 from ..image.preprocess import normalise
@@ -291,6 +291,22 @@ def make_train_step(
         (loss, parts), gradients = jax.value_and_grad(loss_of, has_aux=True)(params, frozen, part)
         return {"loss": loss, **parts}, gradients
 
+    def gradients_on_devices(params, frozen, part):
+        """Of clips, each device's of its own, and their sum at the end.
+
+        Otherwise devices would send each other the features that objects take by their image, the more the more devices
+        there are, and add up the gradients of weights after every frame.
+        """
+        if not isinstance(part, ClipPart):
+            return gradients_of(params, frozen, part)
+
+        def of_own(params, frozen, part):
+            return jax.lax.psum(gradients_of(params, frozen, part), mesh.axis_names)
+
+        whole, own = PartitionSpec(), batch_sharding(mesh).spec
+        specs = {"in_specs": (whole, whole, own), "out_specs": whole}
+        return jax.shard_map(of_own, mesh=mesh, check_vma=False, **specs)(params, frozen, part)
+
     def accumulated(params, frozen, batch):
         images = len(batch.images if isinstance(batch, ClipPart) else batch[0])
 
@@ -303,7 +319,7 @@ def make_train_step(
 
         def gradients(part):
             part = jax.lax.with_sharding_constraint(part, batch_sharding(mesh))
-            return gradients_of(params, frozen, jax.tree.unflatten(tree, part))
+            return gradients_on_devices(params, frozen, jax.tree.unflatten(tree, part))
 
         def add(total, part):
             return jax.tree.map(lambda a, b: a + b / config.accumulate, total, gradients(part)), None
@@ -313,7 +329,7 @@ def make_train_step(
         return jax.lax.scan(add, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), parts)[0]
 
     def step(state: TrainState, frozen: Tree, batch: Mapping[str, Array]) -> tuple[TrainState, dict[str, Array]]:
-        gradients_by = gradients_of if config.accumulate == 1 else accumulated
+        gradients_by = gradients_on_devices if config.accumulate == 1 else accumulated
         scalars, gradients = gradients_by(state.params, frozen, prompted(state.step, batch))
         norm = optax.tree.norm(gradients)
         updates, moments = optimizer.update(gradients, state.moments, state.params)
