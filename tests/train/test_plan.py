@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import pytest
-from training import REFINER, tiny_config
+from training import REFINER, clip_config, tiny_config
 
 from sam2refiner_jax.config import get_config
 from sam2refiner_jax.image.preprocess import normalise
@@ -80,6 +80,19 @@ def test_the_steps_costs_are_those_that_were_stored(config):
     assert found == pytest.approx((22.1e6, 82.5e6, 0.542e6, 0.758e-3), rel=0.2)
     assert [(c.kind, c.group_size, c.count) for c in cost.collectives] == [("all-reduce", 4, 1)]
     assert cost.collectives[0].bytes == pytest.approx(12_296, rel=0.2)
+
+
+@pytest.mark.slow
+def test_devices_add_up_the_gradients_of_clips_once_and_send_nothing_else(tmp_path):
+    """Else what they send grows with their number: each would be sent the features of all images."""
+    pytest.importorskip("libtpu")
+    config = clip_config(tmp_path, batch_size=4, data={"images": 8})
+    params, _ = make_skeleton(config, get_config(config.model.name), None).shapes()
+    cost = plan_run(config, "v5e:2x2").cost
+    assert cost is not None
+    assert {(c.kind, c.group_size) for c in cost.collectives} == {("all-reduce", 4)}
+    gradients = 4 * sum(x.size for x in params.values())
+    assert sum(c.bytes for c in cost.collectives) == pytest.approx(gradients, rel=0.01)
 
 
 def test_the_papers_recipe_is_twenty_epochs():
