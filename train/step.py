@@ -304,8 +304,8 @@ def make_train_step(
             return jax.lax.psum(gradients_of(params, frozen, part), mesh.axis_names)
 
         whole, own = PartitionSpec(), batch_sharding(mesh).spec
-        specs = {"in_specs": (whole, whole, own), "out_specs": whole}
-        return jax.shard_map(of_own, mesh=mesh, check_vma=False, **specs)(params, frozen, part)
+        mapped = jax.shard_map(of_own, mesh=mesh, in_specs=(whole, whole, own), out_specs=whole, check_vma=False)
+        return mapped(params, frozen, part)
 
     def accumulated(params, frozen, batch):
         images = len(batch.images if isinstance(batch, ClipPart) else batch[0])

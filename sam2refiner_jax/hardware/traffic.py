@@ -57,7 +57,7 @@ def moved_bytes(
     read = [size_of(operand) for operand in operands]
     if opcode == "fusion":
         inside = _Fusion(program, called_by(instruction)[0])
-        read = [min(size, inside.read(i, size)) if size else 0 for i, size in enumerate(read)]
+        read = [inside.read(i, size) if size else 0 for i, size in enumerate(read)]
         written = inside.written(instruction.shape, size_of)
     return written + sum(read)
 

@@ -11,8 +11,8 @@ from jax.sharding import PartitionSpec as P
 pytest.importorskip("libtpu")
 
 from sam2refiner_jax.hardware.chips import CHIPS, topology_mesh
-from sam2refiner_jax.hardware.compiled_cost import OutOfMemory, analyse, compile_uncached, out_of_memory
-from sam2refiner_jax.hardware.hlo import parse_program
+from sam2refiner_jax.hardware.compiled_cost import OutOfMemory, analyse, compile_uncached, group_size, out_of_memory
+from sam2refiner_jax.hardware.hlo import Instruction, parse_program
 from sam2refiner_jax.hardware.operations import costliest
 
 V5E = CHIPS["v5e"]
@@ -104,6 +104,23 @@ def test_a_loop_communicates_in_every_round():
     assert gradients.bytes == STEPS * 2 * WIDTH * WIDTH // 2
     assert gradients.sent_bytes == 2 * 7 / 8 * gradients.bytes
     assert trained().collective_seconds == gradients.sent_bytes / V5E.ici_bandwidth
+
+
+@pytest.mark.parametrize(
+    ("groups", "size"),
+    [
+        ("replica_groups={{0,1,2},{3,4,5}}", 3),
+        ("replica_groups=[2,4]<=[8]", 4),
+        ("replica_groups=mesh['a'=2,'b'=4] {'b'}", 4),
+        ("replica_groups=mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'a'}", 2),
+        ("channel_id=1", 8),
+    ],
+)
+def test_sizes_of_groups(groups, size):
+    assert (
+        group_size(Instruction("x", "f32[2]{0}", "all-reduce", (), f", {groups}, use_global_device_ids=true"), 8)
+        == size
+    )
 
 
 def test_memory_of_a_chip():
