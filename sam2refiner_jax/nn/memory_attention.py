@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from ..config import SAM2Config
 from .attention import dot_product_attention, has_kernels
 from .layers import layer_norm, linear
-from .memory_averages import Memory, average_at_once, average_map_by_map, keys_of
+from .memory_averages import Memory, average_in_blocks, average_map_by_map, keys_of
 from .per_chip import divides_over_mesh
 from .rotary import Rotations, axial_rotations, project, rotate, with_pairs_apart
 
@@ -79,8 +79,8 @@ class RoPECrossAttention(OneHeadAttention):
             memory,
             weights,
             rotations,
-            cpu=form_of(average_map_by_map, self.pooling),
-            default=form_of(average_at_once, self.pooling),
+            cpu=form_of(average_in_blocks, self.pooling),
+            default=form_of(average_map_by_map, self.pooling),
             **kernels,
         )
         return self.out_proj(self.v_proj(averaged))
@@ -105,7 +105,7 @@ def average_by_kernel(queries, memory: Memory, key_weights, rotations):
 
     if memory_attention_tpu.has_blocks(queries.shape[1]) and divides_over_mesh(queries.shape[0]):
         return memory_attention_tpu.average(queries, memory, key_weights, rotations)
-    return form_of(average_at_once, "none")(queries, memory, key_weights, rotations)
+    return form_of(average_map_by_map, "none")(queries, memory, key_weights, rotations)
 
 
 class MemoryAttentionLayer(nnx.Module):

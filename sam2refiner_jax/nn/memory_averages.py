@@ -1,6 +1,7 @@
 """Values of memories averaged with attention's weights, in the two forms that XLA compiles; kernels are elsewhere."""
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -10,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from .rotary import Rotations, project, rotate
 
-__all__ = ["NO_LOGIT", "Memory", "average_all", "average_at_once", "average_map_by_map", "keys_of"]
+__all__ = ["NO_LOGIT", "Memory", "average_in_blocks", "average_map_by_map", "keys_of"]
 
 # Queries whose logits to one map are computed at a time on CPUs: 8 MiB of them at 1024 pixels.
 QUERY_BLOCK = 512
@@ -61,14 +62,22 @@ def keys_of(
     return map_keys, project(memory.pointers + memory.pointers_pe, weights, dtype)
 
 
-def average_at_once(
+def average_map_by_map(
     q: Float[Array, "b n c"],
     map_keys: Float[Array, "b maps n c"],
     pointer_keys: Float[Array, "b p c"],
     memory: Memory,
     pooling: str = "none",
 ) -> Float[Array, "b n cm"]:
-    """The memories' values averaged with attention's weights; `pooling` is `SAM2Config.memory_pooling`."""
+    """The memories' values averaged with attention's weights, never with the logits of more than one map.
+
+    Args:
+      q: queries, with the rotary code of their places.
+      map_keys: keys of the maps, of `keys_of`.
+      pointer_keys: keys of the pointers, of `keys_of`.
+      memory: the values, and what of them exists.
+      pooling: `SAM2Config.memory_pooling`.
+    """
     if pooling == "none":
         return average_all(q, map_keys, pointer_keys, memory)
     pooled_keys, pooled_memory, map_bias = pool_maps(map_keys, memory, pooling)
@@ -105,26 +114,26 @@ def average_all(
     memory: Memory,
     map_bias: float = 0.0,
 ) -> Float[Array, "b q cm"]:
-    """The values averaged over all memories at once; `map_bias` is added to the logits of the maps' keys."""
-    b, maps, n, c = map_keys.shape
-    keys = jnp.concatenate([map_keys.reshape(b, maps * n, c), pointer_keys], axis=1)
-    values = jnp.concatenate([memory.maps.reshape(b, maps * n, -1), memory.pointers], axis=1)
-    exist = jnp.concatenate([jnp.repeat(memory.maps_exist, n, axis=1), memory.pointers_exist], axis=1)
-    logits = jnp.einsum("bqc,bkc->bqk", q, keys, preferred_element_type=jnp.float32) / math.sqrt(c)
-    if map_bias:
-        logits = logits.at[:, :, : maps * n].add(map_bias)
-    weights = jax.nn.softmax(jnp.where(exist[:, None], logits, NO_LOGIT), axis=-1)
-    return jnp.einsum("bqk,bkc->bqc", weights.astype(values.dtype), values)
+    """`average_map_by_map` of maps as they are; `map_bias` is added to the logits of their keys."""
+    q = q / math.sqrt(q.shape[-1])
+    sums = add_to(nothing_yet(q.shape[:-1], memory), q, pointer_keys, memory.pointers, memory.pointers_exist, 0.0)
+
+    def add_map(sums, one):
+        keys, values, exists = one
+        return add_to(sums, q, keys, values, exists[:, None], map_bias), None
+
+    maps = jax.tree.map(lambda x: x.swapaxes(0, 1), (map_keys, memory.maps, memory.maps_exist))
+    return average_of(jax.lax.scan(add_map, sums, maps)[0]).astype(memory.maps.dtype)
 
 
-def average_map_by_map(
+def average_in_blocks(
     q: Float[Array, "b n c"],
     map_keys: Float[Array, "b maps n c"],
     pointer_keys: Float[Array, "b p c"],
     memory: Memory,
     pooling: str = "none",
 ) -> Float[Array, "b n cm"]:
-    """`average_at_once` for CPUs: never all logits at once, and no work for maps that do not exist."""
+    """`average_map_by_map` for CPUs: a block of queries at a time, and no work for maps that do not exist."""
 
     def average_of_one(one):
         q, map_keys, pointer_keys, memory = one
@@ -142,37 +151,56 @@ def average_map_by_map(
 
 def _average_of_one(q, map_keys, pointer_keys, memory: Memory, map_bias: float = 0.0):
     n, c = q.shape
-    # Blocks of queries, padded to a whole number; each with its highest logit so far, and sums relative to it.
     blocks = -(-n // QUERY_BLOCK)
     size = -(-n // blocks)
     q = jnp.pad(q, ((0, blocks * size - n), (0, 0))).reshape(blocks, size, c) / math.sqrt(c)
-    width = memory.pointers.shape[-1]
-    sums = (
-        jnp.full((blocks, size, 1), NO_LOGIT),
-        jnp.zeros((blocks, size, 1)),
-        jnp.zeros((blocks, size, width)),
-    )
 
     def add(sums, keys, values, exist, bias=0.0):
-        def add_to_block(block):
-            q, highest, total, average = block
-            logits = jnp.einsum("qc,kc->qk", q, keys, preferred_element_type=jnp.float32)
-            if bias:
-                logits = logits + bias
-            if exist is not None:
-                logits = jnp.where(exist, logits, -jnp.inf)
-            new = jnp.maximum(highest, logits.max(axis=-1, keepdims=True))
-            weights, shrink = jnp.exp(logits - new), jnp.exp(highest - new)
-            added = jnp.einsum("qk,kc->qc", weights.astype(values.dtype), values, preferred_element_type=jnp.float32)
-            return new, total * shrink + weights.sum(axis=-1, keepdims=True), average * shrink + added
-
-        return jax.lax.map(add_to_block, (q, *sums))
+        return jax.lax.map(lambda block: add_to(block[1], block[0], keys, values, exist, bias), (q, sums))
 
     def add_map(sums, one):
         keys, values, exists = one
         return jax.lax.cond(exists, lambda s: add(s, keys, values, None, map_bias), lambda s: s, sums), None
 
-    sums = add(sums, pointer_keys, memory.pointers, memory.pointers_exist)
-    (_, total, average), _ = jax.lax.scan(add_map, sums, (map_keys, memory.maps, memory.maps_exist))
-    average = average / jnp.where(total > 0, total, 1.0)
-    return average.reshape(blocks * size, width)[:n].astype(memory.maps.dtype)
+    sums = add(nothing_yet((blocks, size), memory), pointer_keys, memory.pointers, memory.pointers_exist)
+    sums, _ = jax.lax.scan(add_map, sums, (map_keys, memory.maps, memory.maps_exist))
+    average = average_of(sums)
+    return average.reshape(blocks * size, -1)[:n].astype(memory.maps.dtype)
+
+
+# Of each query its highest logit so far, and the sums of weights and of weighted values relative to it.
+Sums = tuple[Float[Array, "*rows 1"], Float[Array, "*rows 1"], Float[Array, "*rows cm"]]
+
+
+def nothing_yet(queries: tuple[int, ...], memory: Memory) -> Sums:
+    """The sums before the first key."""
+    width = memory.pointers.shape[-1]
+    return jnp.full((*queries, 1), NO_LOGIT), jnp.zeros((*queries, 1)), jnp.zeros((*queries, width))
+
+
+@functools.partial(jax.checkpoint, static_argnums=(5,))  # gradients compute the logits again
+def add_to(
+    sums: Sums,
+    q: Float[Array, "*b q c"],
+    keys: Float[Array, "*b k c"],
+    values: Float[Array, "*b k cm"],
+    exist: Bool[Array, "*b #k"] | None,
+    bias: float,
+) -> Sums:
+    """The sums with more keys and values (the online softmax); `bias` is added to their logits."""
+    highest, total, average = sums
+    logits = jnp.einsum("...qc,...kc->...qk", q, keys, preferred_element_type=jnp.float32)
+    if bias:
+        logits = logits + bias
+    if exist is not None:
+        logits = jnp.where(exist[..., None, :], logits, -jnp.inf)
+    new = jnp.maximum(highest, logits.max(axis=-1, keepdims=True))
+    weights, shrink = jnp.exp(logits - new), jnp.exp(highest - new)
+    added = jnp.einsum("...qk,...kc->...qc", weights.astype(values.dtype), values, preferred_element_type=jnp.float32)
+    return new, total * shrink + weights.sum(axis=-1, keepdims=True), average * shrink + added
+
+
+def average_of(sums: Sums) -> Float[Array, "*rows cm"]:
+    """The values averaged; zero where no key was there."""
+    _, total, average = sums
+    return average / jnp.where(total > 0, total, 1.0)

@@ -115,11 +115,11 @@ def normal(*shape, seed):
 
 
 @pytest.mark.parametrize("pooling", POOLED)
-@pytest.mark.parametrize("average", ["average_map_by_map", "average_at_once"])
+@pytest.mark.parametrize("average", ["average_in_blocks", "average_map_by_map"])
 @pytest.mark.parametrize("counts", [(3, 3), (3, 1)])
 def test_attention_to_pooled_memories_equals_the_reference(pooling, average, counts, monkeypatch):
     """The form for CPUs and that for accelerators; a single memory is not pooled, and what is missing is nothing."""
-    monkeypatch.setattr(memory_attention, "average_map_by_map", getattr(memory_attention, average))
+    monkeypatch.setattr(memory_attention, "average_in_blocks", getattr(memory_attention, average))
     reference, ours = pooled_pair(pooling)
     side, dim, memory_dim, pointers = 16, 256, 64, 8
     places = side * side

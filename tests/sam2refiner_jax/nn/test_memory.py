@@ -66,12 +66,12 @@ def attended():
     return ours.memory_attention, frame, frame_pe, memory, reference
 
 
-@pytest.mark.parametrize("average", ["average_map_by_map", "average_at_once"])
+@pytest.mark.parametrize("average", ["average_in_blocks", "average_map_by_map"])
 @pytest.mark.parametrize("missing", [False, True])
 def test_memory_attention_equals_official(attended, average, missing, monkeypatch):
     """Both the form for CPUs and that for accelerators; what does not exist changes nothing."""
     module, frame, frame_pe, memory, reference = attended
-    monkeypatch.setattr(memory_attention, "average_map_by_map", getattr(memory_averages, average))
+    monkeypatch.setattr(memory_attention, "average_in_blocks", getattr(memory_averages, average))
     monkeypatch.setattr(memory_averages, "QUERY_BLOCK", 100)  # several blocks, the last one padded
     out = jax.jit(lambda m, *args: m(*args))(module, frame, frame_pe, with_missing(memory) if missing else memory)
     assert relative_error(out, reference) <= 2e-6

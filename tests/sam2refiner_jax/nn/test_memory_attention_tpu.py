@@ -1,45 +1,19 @@
 """The TPU's kernel for attention to memories, interpreted, against the plain form."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import NamedSharding, PartitionSpec
+from memories import gradients, inputs, plain_average
 from official import relative_error
 
 from sam2refiner_jax.hardware.chips import chip_mesh, chip_of
 from sam2refiner_jax.hardware.compiled_cost import analyse, compile_uncached
 from sam2refiner_jax.nn import memory_attention_tpu, memory_gradients_tpu
-from sam2refiner_jax.nn.memory_attention import form_of
-from sam2refiner_jax.nn.memory_averages import Memory, average_at_once
+from sam2refiner_jax.nn.memory_averages import Memory
 from sam2refiner_jax.nn.rotary import axial_rotations
-
-B, MAPS, SIDE, DIM, WIDTH, POINTERS = 2, 3, 16, 32, 8, 12
-
-plain = form_of(average_at_once, "none")
-
-
-def inputs(dtype=jnp.float32, *, weighted=False):
-    rng = np.random.default_rng(0)
-
-    def normal(*shape):
-        return jnp.asarray(rng.normal(size=shape), dtype)
-
-    places = SIDE * SIDE
-    memory = Memory(
-        normal(B, MAPS, places, WIDTH),
-        normal(B, MAPS, places, WIDTH),
-        jnp.asarray([[False, True, True], [True, False, False]]),
-        normal(B, POINTERS, WIDTH),
-        normal(B, POINTERS, WIDTH),
-        jnp.asarray(rng.random((B, POINTERS)) < 0.5).at[1].set(False),
-        jnp.asarray(rng.uniform(0.5, 1.5, (B, MAPS)), jnp.float32) if weighted else None,
-    )
-    weights = normal(WIDTH, DIM).astype(jnp.float32), normal(DIM).astype(jnp.float32)
-    return 2 * normal(B, places, DIM), memory, weights, axial_rotations(SIDE, DIM)
 
 
 def by_kernel(*arguments):
@@ -57,12 +31,12 @@ def blocks(request, monkeypatch):
 @pytest.mark.parametrize("weighted", [False, True])
 def test_equals_the_plain_form(blocks, weighted):
     arguments = inputs(weighted=weighted)
-    assert relative_error(by_kernel(*arguments), plain(*arguments)) < 1e-5
+    assert relative_error(by_kernel(*arguments), plain_average(*arguments)) < 1e-5
 
 
 def test_bfloat16_stays_near_float32():
     arguments = inputs(jnp.bfloat16)
-    exact = plain(*jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x, arguments))
+    exact = plain_average(*jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x, arguments))
     ours = by_kernel(*arguments)
     assert ours.dtype == jnp.bfloat16
     assert relative_error(ours.astype(jnp.float32), exact) < 0.02
@@ -74,29 +48,17 @@ def test_without_memories_it_is_zero():
     np.testing.assert_array_equal(by_kernel(q, nothing, *rest), 0)
 
 
-def gradients(average, dtype=jnp.float32):
-    q, memory, weights, rotations = inputs(dtype, weighted=True)
-
-    def loss(q, parts, weights):
-        out = average(q, dataclasses.replace(memory, **parts), weights, rotations).astype(jnp.float32)
-        return jnp.sum(out * jnp.cos(jnp.arange(out.size)).reshape(out.shape))
-
-    learned = ("maps", "maps_pe", "pointers", "pointers_pe", "maps_weight")
-    arguments = q, {name: getattr(memory, name) for name in learned}, weights
-    return jax.tree.leaves(jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(*arguments))
-
-
 def test_gradients_equal_the_plain_form(blocks):
     with pltpu.force_tpu_interpret_mode():
         ours = gradients(memory_attention_tpu.average)
-    for a, b in zip(ours, gradients(plain), strict=True):
+    for a, b in zip(ours, gradients(plain_average), strict=True):
         assert relative_error(a, b) < 1e-5
 
 
 def test_gradients_in_bfloat16_are_as_near_to_float32_as_the_plain_forms():
     with pltpu.force_tpu_interpret_mode():
         ours = gradients(memory_attention_tpu.average, jnp.bfloat16)
-    for a, b, exact in zip(ours, gradients(plain, jnp.bfloat16), gradients(plain), strict=True):
+    for a, b, exact in zip(ours, gradients(plain_average, jnp.bfloat16), gradients(plain_average), strict=True):
         error, plain_error = (relative_error(x.astype(jnp.float32), exact) for x in (a, b))
         assert error < 1.2 * plain_error, (error, plain_error)
 
