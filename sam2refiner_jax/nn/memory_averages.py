@@ -116,7 +116,7 @@ def average_all(
 ) -> Float[Array, "b q cm"]:
     """`average_map_by_map` of maps as they are; `map_bias` is added to the logits of their keys."""
     q = q / math.sqrt(q.shape[-1])
-    sums = add_to(nothing_yet(q.shape[:-1], memory), q, pointer_keys, memory.pointers, memory.pointers_exist, 0.0)
+    sums = add_to(nothing_yet(q, memory), q, pointer_keys, memory.pointers, memory.pointers_exist, 0.0)
 
     def add_map(sums, one):
         keys, values, exists = one
@@ -162,7 +162,7 @@ def _average_of_one(q, map_keys, pointer_keys, memory: Memory, map_bias: float =
         keys, values, exists = one
         return jax.lax.cond(exists, lambda s: add(s, keys, values, None, map_bias), lambda s: s, sums), None
 
-    sums = add(nothing_yet((blocks, size), memory), pointer_keys, memory.pointers, memory.pointers_exist)
+    sums = add(nothing_yet(q, memory), pointer_keys, memory.pointers, memory.pointers_exist)
     sums, _ = jax.lax.scan(add_map, sums, (map_keys, memory.maps, memory.maps_exist))
     average = average_of(sums)
     return average.reshape(blocks * size, -1)[:n].astype(memory.maps.dtype)
@@ -172,10 +172,10 @@ def _average_of_one(q, map_keys, pointer_keys, memory: Memory, map_bias: float =
 Sums = tuple[Float[Array, "*rows 1"], Float[Array, "*rows 1"], Float[Array, "*rows cm"]]
 
 
-def nothing_yet(queries: tuple[int, ...], memory: Memory) -> Sums:
-    """The sums before the first key."""
-    width = memory.pointers.shape[-1]
-    return jnp.full((*queries, 1), NO_LOGIT), jnp.zeros((*queries, 1)), jnp.zeros((*queries, width))
+def nothing_yet(q: Float[Array, "*b q c"], memory: Memory) -> Sums:
+    """The sums of queries before the first key."""
+    rows, width = q.shape[:-1], memory.pointers.shape[-1]
+    return jnp.full((*rows, 1), NO_LOGIT), jnp.zeros((*rows, 1)), jnp.zeros((*rows, width))
 
 
 @functools.partial(jax.checkpoint, static_argnums=(5,))  # gradients compute the logits again

@@ -83,7 +83,7 @@ def test_official_layouts_come_back_bit_for_bit(name):
         np.testing.assert_array_equal(returned, tensors[official_key(path)])
 
 
-@pytest.mark.parametrize("name", ["sam2_hiera_t", "sam2.1_hiera_t"])
+@pytest.mark.parametrize("name", [pytest.param("sam2_hiera_t", marks=pytest.mark.slow), "sam2.1_hiera_t"])
 def test_official_files_come_back_bit_for_bit(name, tmp_path):
     tensors = random_tensors(official_shapes(name))
     torch.save({"model": tensors}, tmp_path / "in.pt")

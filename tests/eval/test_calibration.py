@@ -169,6 +169,7 @@ def test_other_trackers_and_predictions_have_none(davis, tmp_path):
     assert evaluated([davis, *masks, *clips, "--output", tmp_path / "given"])["calibration"] is None
 
 
+@pytest.mark.slow
 def test_refined_masks_are_measured_against_the_coarse_ones_prediction(davis, tmp_path):
     """The measured IoU is the finer mask's; a record keeps both."""
     run = RunFolder(tmp_path, {})

@@ -230,6 +230,7 @@ def test_refiners_side_by_side(pairs, checkpoint, tmp_path, capsys):
         run(image, *arguments, "--refiners", tmp_path / "hq", tmp_path / "hq", "--output", tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_refiners_side_by_side_in_videos(davis, checkpoint, tmp_path, capsys):
     """The row of the model without one, and of each with its own, are those of runs with them alone."""
     save_refiner(hq_model(), tmp_path / "hq")

@@ -66,7 +66,7 @@ def segmenter():
     return JaxSegmenter(refining_model(), "m", photos_per_device=4)
 
 
-@pytest.mark.parametrize("model", [refining_model, hq_model])
+@pytest.mark.parametrize("model", [refining_model, pytest.param(hq_model, marks=pytest.mark.slow)])
 def test_masks_equal_the_predictor(model):
     """Of three photos of different sizes in a batch that has room for four."""
     segmenter = JaxSegmenter(model(), "m", photos_per_device=4)

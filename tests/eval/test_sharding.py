@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 from scenes import write_pairs
 from small import refining_model
 
@@ -45,6 +46,7 @@ print("encoded", calls)
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_interrupted_and_resumed_give_the_same(tmp_path):
     pairs = write_pairs(tmp_path / "pairs", 10)
     checkpoint, refiner = tmp_path / "plain", tmp_path / "fine"

@@ -69,6 +69,7 @@ def test_a_refiner_does_not_repeat_the_bases_numbers(model):
     assert all(np.abs(refiner - w).max() > 0.01 for w in base)
 
 
+@pytest.mark.slow
 def test_models_of_one_configuration_have_weights_of_their_own(model, tmp_path):
     save_model(model, tmp_path / "first")
     save_model(build_model(SMALL.name, seed=1), tmp_path / "second")

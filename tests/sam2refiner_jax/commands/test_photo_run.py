@@ -163,6 +163,7 @@ def test_an_interrupted_run_goes_on(checkpoint, photos, tmp_path, capsys):
     assert "done already" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_all_masks_go_on_too(checkpoint, photos, tmp_path, capsys):
     (photos / "broken.jpg").unlink()
     for _ in range(2):

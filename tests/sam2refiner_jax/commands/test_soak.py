@@ -124,6 +124,7 @@ def check_whole(path):
             assert list(container.decode(video=0))
 
 
+@pytest.mark.slow
 def test_damaged_files(valid, tmp_path, monkeypatch, capsys):
     print(f"{COUNT} damaged files, seed {SEED}")
     small = small_model()

@@ -189,6 +189,7 @@ def test_only_what_new_file_left_is_removed(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(names[2:])
 
 
+@pytest.mark.slow
 def test_boxes_of_a_detector_go_on_too(clip, checkpoint, tmp_path, monkeypatch):
     """Instances begin one after the other, frames before the first are empty, and a run stops in every leg."""
     boxes = [[None] * 2 + [[5, 20, 45, 50]] + [None] * 5, [None] * 4 + [[70, 5, 40, 25], [70, 5, 40, 25], None, None]]
@@ -231,6 +232,7 @@ def test_boxes_of_a_detector_go_on_too(clip, checkpoint, tmp_path, monkeypatch):
     assert files_in(tmp_path / "parts") == files_in(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_folder_of_masks(clip, checkpoint, tmp_path):
     """Masks on several frames: each is a prompt there, and tracking goes both ways from the earliest."""
     (tmp_path / "masks").mkdir()

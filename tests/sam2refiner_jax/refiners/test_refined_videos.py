@@ -128,6 +128,7 @@ def test_given_masks_and_corrections(model, clip):
     assert len(list(predictor.propagate_in_video(state, start_frame_idx=4))) == 4
 
 
+@pytest.mark.slow
 def test_nothing_grows(model):
     """Over a live iterator: no compilation after the first frames, and the same device buffers at frame 20 and 40."""
     stored = moving_frames(4, 90, 120)

@@ -206,6 +206,7 @@ def test_gradients_reach_every_parameter_of_the_refiner(base, image, encoded, pr
             assert float(jnp.abs(gradient[...]).max()) > 0, path
 
 
+@pytest.mark.slow
 def test_gradient_step_contains_no_encoder_backward(base, image, encoded, prompts):
     """FLOPs by XLA: five encoder forwards and, for the rest, three times its forward at most."""
 

@@ -78,7 +78,7 @@ def test_equals_a_mask_on_the_frame_beside_the_clip(reverse, tmp_path):
 
 @pytest.mark.parametrize(
     "memory",
-    ["official", pytest.param("quality", marks=pytest.mark.slow), Tree(width=2)],
+    ["official", *(pytest.param(policy, marks=pytest.mark.slow) for policy in ("quality", Tree(width=2)))],
     ids=lambda m: m if type(m) is str else m.kind,
 )
 def test_long_clips_policies_and_refiners(memory, frames):
@@ -95,6 +95,7 @@ def test_long_clips_policies_and_refiners(memory, frames):
         assert ((one > 0) == (other > 0)).mean() >= 0.999
 
 
+@pytest.mark.slow
 def test_motion_is_told_no_box_of_an_exemplar(frames):
     predictor = SAM2VideoPredictor(wavering(deep_model()), memory="motion")
     state = predictor.init_state(frames[1:6])
@@ -148,6 +149,7 @@ def test_saved_and_loaded(predictor, frames, tmp_path):
         predictor.load_exemplars(tmp_path / "state.npz")
 
 
+@pytest.mark.slow
 def test_a_state_with_exemplars_is_saved(predictor, frames, tmp_path):
     """Also in the middle of tracking backwards, where exemplars stand behind the clip."""
     state = predictor.init_state(frames[:6])

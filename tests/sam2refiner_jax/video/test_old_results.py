@@ -115,6 +115,7 @@ def test_every_use_of_old_results_gives_what_it_gives_from_memory(predictor, tra
     assert_same_results(*states)
 
 
+@pytest.mark.slow
 def test_what_is_in_memory_does_not_grow(predictor):
     """The file grows instead, and reading from it keeps nothing."""
     source, seen = moving_frames(4, HEIGHT, WIDTH), {}
@@ -181,6 +182,7 @@ def test_nothing_reads_all_frames(predictor, tracked, monkeypatch):
     assert len(reads) == 4 + 4 + 2  # pointers and memories of 16 to 19, and the mask that is corrected, coarse and fine
 
 
+@pytest.mark.slow
 def test_copies_and_pickles_go_on_alike(predictor, frames):
     state = prompted(predictor, frames)
     list(predictor.propagate_in_video(state, max_frame_num_to_track=36))

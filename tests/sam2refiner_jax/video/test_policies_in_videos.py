@@ -103,6 +103,7 @@ def test_scan_equals_frame_by_frame(policy, images):
         assert len(np.unique(bank.recent.values[:3].reshape(3, -1), axis=0)) == 3  # the paths are not of one mind
 
 
+@pytest.mark.slow
 def test_what_policies_have_in_common_with_official(images):
     """Without their thresholds, and with one path, they are SAM 2."""
     model = small_model()
@@ -191,6 +192,7 @@ def masks_of(results):
     return {frame: masks for frame, _, masks in results}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_tracking_goes_on_where_it_was(predictors, frames, kind):
     """Stopped and started again, it gives what it gives at once; put together anew, the tree has its best path."""
@@ -265,6 +267,7 @@ def test_forgetting_around_prompts_starts_again(predictors, frames, monkeypatch)
     assert state.objects[1].tracked[8].snapshot.frames > {8}  # the other object has no prompt there
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_bounded_history_changes_no_mask(predictors, kind):
     """Frames that are remembered longer than the history reaches stay, so that a stream can be stopped, too."""

@@ -61,13 +61,14 @@ def assert_same(found, expected):
         jax.tree.map(np.testing.assert_array_equal, one[2:], other[2:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "memory",
     [
-        pytest.param("official", marks=pytest.mark.slow),
+        "official",
         Tree(width=2),
-        pytest.param(Motion(weight=0.5, stable_frames=2), marks=pytest.mark.slow),
-        pytest.param(Quality(interval=2, area_tolerance=0.5, box_ratio=1.1), marks=pytest.mark.slow),
+        Motion(weight=0.5, stable_frames=2),
+        Quality(interval=2, area_tolerance=0.5, box_ratio=1.1),
     ],
     ids=lambda m: m if isinstance(m, str) else m.kind,
 )

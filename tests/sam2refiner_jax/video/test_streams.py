@@ -129,6 +129,7 @@ def test_prompts_between_steps(predictor, clips):
     assert streams.step({"yard": frames[0]})["yard"][1] == []
 
 
+@pytest.mark.slow
 def test_nothing_grows(predictor, clips):
     frames, streams = clips["door"], predictor.open_streams()
     predictor.add_new_points_or_box(streams.add("door", frames[0]), 0, 1, box=BOX)

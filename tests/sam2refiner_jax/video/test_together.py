@@ -118,6 +118,7 @@ def test_equal_to_one_by_one(model, memory):
     )
 
 
+@pytest.mark.slow
 def test_backwards_and_forgetting():
     predictor = SAM2VideoPredictor(small_model(), clear_non_cond_mem_around_input=True, non_overlap_masks=True)
     states, alone = opened(predictor), opened(predictor)

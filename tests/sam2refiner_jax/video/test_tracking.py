@@ -142,6 +142,7 @@ def test_scan_equals_frame_by_frame(model, clips):
     assert ((scanned.segmentation.masks > 0) == (stacked.segmentation.masks > 0)).mean() >= 0.999
 
 
+@pytest.mark.slow
 def test_a_scan_goes_on_from_its_bank(model, clips):
     active = np.ones((12, 3), bool)
     bank = prompted_bank(model, clips[0], IMAGE, OFFSETS)

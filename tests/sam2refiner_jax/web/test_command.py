@@ -46,6 +46,7 @@ def test_options_that_would_do_nothing_are_refused(capsys):
     assert "output must not be given with web" in fails(capsys, "--web", "--output", "out")
 
 
+@pytest.mark.slow
 def test_without_the_extra_the_page_says_so_and_the_demo_runs(checkpoint, capsys, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "gradio", None)
     for name in ("server", "layout"):

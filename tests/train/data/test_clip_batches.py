@@ -96,7 +96,7 @@ def test_an_object_that_is_cut_away_at_the_start_does_not_exist():
     assert not result["mask"][..., 1].any()
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_going_on_and_sharing(workers):
     """From any batch on, by any number of processes and workers, clips and photos come the same."""
     sources = [(Moving(0, 8), 3.0), (Colours(100, 8), 1.0)]
