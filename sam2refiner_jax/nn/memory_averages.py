@@ -151,6 +151,7 @@ def average_in_blocks(
 
 def _average_of_one(q, map_keys, pointer_keys, memory: Memory, map_bias: float = 0.0):
     n, c = q.shape
+    # Blocks of queries, padded to a whole number.
     blocks = -(-n // QUERY_BLOCK)
     size = -(-n // blocks)
     q = jnp.pad(q, ((0, blocks * size - n), (0, 0))).reshape(blocks, size, c) / math.sqrt(c)

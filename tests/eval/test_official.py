@@ -49,7 +49,7 @@ def test_tables_of_images_are_equal(both, tmp_path):
         summary = summarise(run.records)
         tables.append([entry["average"] for masks in summary.values() for entry in masks.values()])
     for theirs, mine in zip(*tables, strict=True):
-        assert mine == pytest.approx(theirs, abs=2e-4)  # some pixels, cut otherwise
+        assert mine == pytest.approx(theirs, abs=5e-5)
     assert len({entry["iou"] for entry in tables[0]}) == 5  # of rough masks, as they were given, and the model's
 
 
@@ -68,8 +68,8 @@ def test_tables_of_videos_are_equal(both, tmp_path):
         summaries.append(summarise_videos(run.records))
     theirs, mine = summaries
     # Masks of random weights are small and ragged: a single pixel, cut otherwise, moves J by 6e-5 and F by 1e-4.
-    assert mine.j == pytest.approx(theirs.j, abs=5e-4)
-    assert mine.f == pytest.approx(theirs.f, abs=5e-4)
+    assert mine.j == pytest.approx(theirs.j, abs=2e-4)
+    assert mine.f == pytest.approx(theirs.f, abs=2e-4)
     for summary in summaries:
         assert summary.jf == pytest.approx((summary.j + summary.f) / 2)
     assert 0 < theirs.j < 1

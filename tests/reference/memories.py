@@ -45,6 +45,11 @@ def inputs(dtype=jnp.float32, *, weighted=False):
     return 2 * normal(B, places, DIM), memory, weights, axial_rotations(SIDE, DIM)
 
 
+def with_none(memory: Memory) -> Memory:
+    """The same, none of which exists."""
+    return jax.tree.map(lambda x: jnp.zeros_like(x) if x.dtype == bool else x, memory)
+
+
 def gradients(average, dtype=jnp.float32):
     """Of the queries, of all that the memory is of, and of the weights."""
     q, memory, weights, rotations = inputs(dtype, weighted=True)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
+from memories import with_none
 from official import nchw, official_and_ours, relative_error, to_torch
 
 from sam2refiner_jax.nn import memory_attention, memory_averages
@@ -79,8 +80,7 @@ def test_memory_attention_equals_official(attended, average, missing, monkeypatc
 
 def test_memory_attention_without_memories_is_finite(attended):
     module, frame, frame_pe, memory, _ = attended
-    nothing = jax.tree.map(lambda x: jnp.zeros_like(x) if x.dtype == bool else x, memory)
-    assert jnp.isfinite(module(frame, frame_pe, nothing)).all()
+    assert jnp.isfinite(module(frame, frame_pe, with_none(memory))).all()
 
 
 def test_memory_encoder_equals_official():

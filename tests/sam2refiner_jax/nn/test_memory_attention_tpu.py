@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import NamedSharding, PartitionSpec
-from memories import gradients, inputs, plain_average
+from memories import gradients, inputs, plain_average, with_none
 from official import relative_error
 
 from sam2refiner_jax.hardware.chips import chip_mesh, chip_of
@@ -44,8 +44,7 @@ def test_bfloat16_stays_near_float32():
 
 def test_without_memories_it_is_zero():
     q, memory, *rest = inputs()
-    nothing = jax.tree.map(lambda x: jnp.zeros_like(x) if x.dtype == bool else x, memory)
-    np.testing.assert_array_equal(by_kernel(q, nothing, *rest), 0)
+    np.testing.assert_array_equal(by_kernel(q, with_none(memory), *rest), 0)
 
 
 def test_gradients_equal_the_plain_form(blocks):

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import pytest
-from memories import gradients, inputs, plain_average
+from memories import gradients, inputs, plain_average, with_none
 from official import relative_error
 
 from sam2refiner_jax.nn import memory_averages
@@ -28,8 +28,7 @@ def test_averages_and_gradients_equal_the_definition(average):
 
 def test_without_memories_it_is_zero(average):
     q, memory, *rest = inputs()
-    nothing = jax.tree.map(lambda x: jnp.zeros_like(x) if x.dtype == bool else x, memory)
-    assert not average(q, nothing, *rest).any()
+    assert not average(q, with_none(memory), *rest).any()
 
 
 def test_gradients_keep_no_logits_of_all_maps(average):
